@@ -1,0 +1,1 @@
+//! Command line of `tns-csi`: subcommands, flags and their environment variables.

@@ -1,0 +1,1 @@
+//! The gRPC edge: a file per RPC family.

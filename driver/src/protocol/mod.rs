@@ -1,0 +1,1 @@
+//! What each protocol needs on the appliance, behind one trait.

@@ -1,0 +1,1 @@
+//! Ids, capacity, parameters, names, metadata: everything about a volume that needs no I/O.

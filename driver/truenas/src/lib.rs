@@ -1,0 +1,1 @@
+//! TrueNAS JSON-RPC client.

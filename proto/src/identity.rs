@@ -1,0 +1,39 @@
+//! Names that both sides derive from a host's UUID, so that the controller never has to ask a node.
+//!
+//! The helper keeps the UUID (`GetHostInfoResponse.host_uuid`), the CSI node id carries it, and every identity under
+//! which the host appears to the appliance follows from it: the controller can revoke a node that no longer answers.
+
+use uuid::Uuid;
+
+/// The host's NVMe Qualified Name, in the UUID form of NVMe Base 2.0, 4.7: `nqn.2014-08.org.nvmexpress:uuid:<uuid>`.
+#[must_use]
+pub fn host_nqn(host: &Uuid) -> String {
+    format!("nqn.2014-08.org.nvmexpress:uuid:{host}")
+}
+
+/// The NVMe host identifier. The kernel insists that one host NQN always comes with one host id and the reverse
+/// (`drivers/nvme/host/fabrics.c`), so both derive from the same UUID.
+#[must_use]
+pub fn nvme_host_id(host: &Uuid) -> String {
+    host.to_string()
+}
+
+/// The host's iSCSI initiator name (RFC 3721 `iqn.` form), used through an iface record of our own so that the
+/// host's `initiatorname.iscsi` stays untouched.
+#[must_use]
+pub fn initiator_name(host: &Uuid) -> String {
+    format!("iqn.2026-01.io.tns-csi:{}", host.simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_derive_from_the_uuid_alone() {
+        let host = Uuid::from_u128(0x0123_4567_89ab_4cde_8f01_2345_6789_abcd);
+        assert_eq!(host_nqn(&host), "nqn.2014-08.org.nvmexpress:uuid:01234567-89ab-4cde-8f01-23456789abcd");
+        assert_eq!(nvme_host_id(&host), "01234567-89ab-4cde-8f01-23456789abcd");
+        assert_eq!(initiator_name(&host), "iqn.2026-01.io.tns-csi:0123456789ab4cde8f0123456789abcd");
+    }
+}

@@ -1,0 +1,1 @@
+//! A node-helper that behaves, without privilege.

@@ -1,0 +1,3 @@
+//! Lab scenarios.
+
+fn main() {}

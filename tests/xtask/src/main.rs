@@ -1,0 +1,7 @@
+//! `cargo xtask`: the project's tasks.
+
+mod setup;
+
+fn main() -> anyhow::Result<()> {
+    setup::host_packages()
+}
