@@ -1,1 +1,5 @@
-//! System calls that no crate wraps, behind safe functions.
+//! System calls that no crate wraps, behind safe functions: one file per topic.
+
+mod mount_setattr;
+
+pub use mount_setattr::mount_setattr;

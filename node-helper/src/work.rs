@@ -1,0 +1,51 @@
+//! Blocking kernel work, off the runtime.
+//!
+//! A system call on a dead mount or device may never return. So none is made on the runtime's thread, and who waits
+//! for one says what a missing answer means.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::failure::Failure;
+
+/// Runs `job` on the blocking pool and waits until it ends, however long that takes.
+///
+/// For work with an effect (mount, unmount, ledger): it cannot be taken back, so the operation holds its volume until
+/// the outcome is known, and callers that ran out of time join it later.
+///
+/// # Errors
+/// Internal, when the job could not be run.
+pub async fn run<T, F>(what: &str, job: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    tokio::task::spawn_blocking(job).await.map_err(|error| {
+        Failure::internal(format!("{what}: the work ended without an answer ({error}); see the helper's log"))
+    })
+}
+
+/// Runs `job` on the blocking pool and gives up waiting at `deadline`; `None` then, while the job's thread stays with
+/// the kernel until it answers.
+///
+/// Only for work without effect (statfs, probing whether a mount answers).
+///
+/// # Errors
+/// Internal, when the job could not be run.
+pub async fn observe<T, F>(what: &str, deadline: Instant, job: F) -> Result<Option<T>, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    match tokio::time::timeout_at(deadline, run(what, job)).await {
+        Ok(outcome) => outcome.map(Some),
+        Err(_elapsed) => Ok(None),
+    }
+}
+
+/// The earlier of `deadline` and `limit` from this moment on.
+#[must_use]
+pub fn at_most(deadline: Instant, limit: Duration) -> Instant {
+    Instant::now().checked_add(limit).map_or(deadline, |own| own.min(deadline))
+}
