@@ -1,1 +1,4 @@
 //! A stand-in TrueNAS appliance.
+
+pub mod backend;
+pub mod state;

@@ -1,0 +1,150 @@
+//! The values that describe exports: what the NFS server and the NVMe target shall serve.
+
+use std::net::IpAddr;
+
+/// One enabled NFS share whose dataset is there (`sharing.nfs` row, reduced to what the server needs).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NfsExport {
+    /// Row id; a stable `fsid` may be derived from it.
+    pub id: i64,
+    /// Absolute path below `/mnt`.
+    pub path: String,
+    /// Read-only export.
+    pub read_only: bool,
+    /// Host names or addresses. Empty together with `networks`: everyone.
+    pub hosts: Vec<String>,
+    /// Networks in CIDR notation.
+    pub networks: Vec<String>,
+    /// `maproot_user`, `maproot_group`: `no_root_squash` only when both name uid and gid 0.
+    pub maproot: (Option<String>, Option<String>),
+    /// `mapall_user`, `mapall_group`: `all_squash` with these ids.
+    pub mapall: (Option<String>, Option<String>),
+    /// Security flavours; empty: the server's default (`sys`).
+    pub security: Vec<NfsSecurity>,
+}
+
+/// Security flavour of an NFS export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NfsSecurity {
+    /// `sys`
+    Sys,
+    /// `krb5`
+    Krb5,
+    /// `krb5i`
+    Krb5i,
+    /// `krb5p`
+    Krb5p,
+}
+
+/// The whole NVMe target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NvmetTarget {
+    /// Service state; false: nothing is served and nothing shall be left in configfs.
+    pub running: bool,
+    /// Host definitions (`nvmet/hosts`).
+    pub hosts: Vec<NvmetHost>,
+    /// Subsystems with namespaces and allowed hosts.
+    pub subsystems: Vec<NvmetSubsystem>,
+    /// Ports with the subsystems linked to them.
+    pub ports: Vec<NvmetPort>,
+}
+
+/// An NVMe host definition. The keys are secrets: `Debug` leaves them out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NvmetHost {
+    /// Host NQN.
+    pub nqn: String,
+    /// `DHHC-1:` key by which the host proves itself.
+    pub dhchap_key: Option<String>,
+    /// `DHHC-1:` key by which the controller proves itself.
+    pub dhchap_ctrl_key: Option<String>,
+    /// Diffie-Hellman group, e.g. `2048-BIT`.
+    pub dhchap_dhgroup: Option<String>,
+    /// `SHA-256`, `SHA-384` or `SHA-512`.
+    pub dhchap_hash: String,
+}
+
+impl std::fmt::Debug for NvmetHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NvmetHost")
+            .field("nqn", &self.nqn)
+            .field("dhchap_key", &self.dhchap_key.as_ref().map(|_| "(redacted)"))
+            .field("dhchap_ctrl_key", &self.dhchap_ctrl_key.as_ref().map(|_| "(redacted)"))
+            .field("dhchap_dhgroup", &self.dhchap_dhgroup)
+            .field("dhchap_hash", &self.dhchap_hash)
+            .finish()
+    }
+}
+
+/// One NVMe subsystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmetSubsystem {
+    /// Subsystem NQN.
+    pub nqn: String,
+    /// `attr_serial`.
+    pub serial: String,
+    /// `attr_allow_any_host`.
+    pub allow_any_host: bool,
+    /// `attr_qid_max`, when set.
+    pub qid_max: Option<i64>,
+    /// `attr_ieee_oui`, when set.
+    pub ieee_oui: Option<String>,
+    /// Namespaces; a disabled one exists with `enable` 0.
+    pub namespaces: Vec<NvmetNamespace>,
+    /// Host NQNs linked in `allowed_hosts`.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// One namespace of a subsystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmetNamespace {
+    /// Namespace id, 1 to 4294967294.
+    pub nsid: u32,
+    /// What lies behind it.
+    pub device: NvmetDevice,
+    /// `device_uuid`, hyphenated.
+    pub uuid: String,
+    /// `device_nguid`, in the form configfs takes.
+    pub nguid: String,
+    /// `enable`.
+    pub enabled: bool,
+}
+
+/// What a namespace is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NvmetDevice {
+    /// A zvol by dataset name; the device is `/dev/zvol/<name>`.
+    Zvol(String),
+    /// A file by absolute path below `/mnt`.
+    File(String),
+}
+
+/// One port of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmetPort {
+    /// Number of its directory in configfs (the row's `index`).
+    pub index: i64,
+    /// `tcp` or `rdma`.
+    pub transport: String,
+    /// Address listened at.
+    pub address: IpAddr,
+    /// Port number.
+    pub service_id: u16,
+    /// NQNs of the subsystems linked to it.
+    pub subsystems: Vec<String>,
+}
+
+/// A connected controller (`nvmet.global.sessions`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmetSession {
+    /// Host NQN.
+    pub host_nqn: String,
+    /// Host's address.
+    pub host_address: String,
+    /// Subsystem NQN.
+    pub subsystem_nqn: String,
+    /// Port index.
+    pub port_index: i64,
+    /// Controller id.
+    pub controller: i64,
+}

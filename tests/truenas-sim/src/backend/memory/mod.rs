@@ -1,0 +1,205 @@
+//! A pool that exists only as names and numbers.
+//!
+//! Purpose: everything of ZFS that the API shows (inheritance, space, snapshots, clones, promotion) without privileges,
+//! kept in the journal so that it survives restarts. Nothing is exported; the exports asked for can be looked at.
+//!
+//! The rule it keeps: what ZFS would refuse is refused, with the same kind of refusal.
+
+mod pool;
+mod properties;
+mod snapshots;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{
+    Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
+    Refusal, Result, Scope, Snapshot,
+};
+use crate::state::{Journal, Tables};
+use pool::{Node, State};
+
+/// How the memory backend is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Pool name.
+    pub pool: String,
+    /// Usable size of the pool in bytes.
+    pub size: u64,
+    /// How long a new zvol's device stays away.
+    pub device_delay: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { pool: "tank".into(), size: 1 << 40, device_delay: Duration::from_millis(5) }
+    }
+}
+
+/// The backend without a disk.
+#[derive(Debug)]
+pub struct Memory {
+    state: Mutex<State>,
+    device_delay_ms: AtomicU64,
+    exports: Mutex<(bool, Vec<NfsExport>)>,
+    target: Mutex<NvmetTarget>,
+}
+
+impl Memory {
+    /// A pool as the journal's tables describe it, or a new empty one.
+    pub fn new(settings: &Settings, tables: &Tables, journal: Arc<Journal>) -> anyhow::Result<Self> {
+        let state = State::load(&settings.pool, settings.size, tables, journal)?;
+        Ok(Self {
+            state: Mutex::new(state),
+            device_delay_ms: AtomicU64::new(settings.device_delay.as_millis().try_into().unwrap_or(u64::MAX)),
+            exports: Mutex::default(),
+            target: Mutex::default(),
+        })
+    }
+
+    /// Changes how long a new zvol's device stays away, for zvols made from then on.
+    pub fn set_device_delay(&self, delay: Duration) {
+        self.device_delay_ms.store(delay.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The exports last applied, and whether the server runs.
+    pub fn exports(&self) -> (bool, Vec<NfsExport>) {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The NVMe target last applied.
+    pub fn target(&self) -> NvmetTarget {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn device_at(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.device_delay_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Backend for Memory {
+    fn pools(&self) -> Result<Vec<Pool>> {
+        Ok(vec![self.state().pool()])
+    }
+
+    fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>> {
+        Ok(self.state().datasets(scope))
+    }
+
+    fn create_dataset(&self, new: &NewDataset) -> Result<()> {
+        let device_at = self.device_at();
+        let mut state = self.state();
+        let mut node = Node::new(new.kind);
+        node.native = new.properties.clone();
+        node.user = new.user_properties.clone();
+        node.device_at = Some(device_at);
+        state.add(&new.name, node)
+    }
+
+    fn set_properties(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
+        self.state().set(name, changes)
+    }
+
+    fn destroy_dataset(&self, name: &str, recursive: bool, _force: bool) -> Result<()> {
+        self.state().destroy(name, recursive)
+    }
+
+    fn promote(&self, name: &str) -> Result<()> {
+        self.state().promote(name)
+    }
+
+    fn rename_dataset(&self, name: &str, to: &str) -> Result<()> {
+        self.state().rename(name, to)
+    }
+
+    fn snapshots(&self, of: Option<&str>) -> Result<Vec<Snapshot>> {
+        Ok(self.state().list_snapshots(of))
+    }
+
+    fn create_snapshot(
+        &self,
+        datasets: &[String],
+        name: &str,
+        user_properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        self.state().snapshot(datasets, name, user_properties)
+    }
+
+    fn destroy_snapshot(&self, dataset: &str, name: &str, defer: bool) -> Result<()> {
+        self.state().destroy_snapshot(dataset, name, defer)
+    }
+
+    fn clone_snapshot(
+        &self,
+        dataset: &str,
+        name: &str,
+        to: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let device_at = self.device_at();
+        self.state().clone_snapshot(dataset, name, to, properties, device_at)
+    }
+
+    fn hold_snapshot(&self, dataset: &str, name: &str, held: bool) -> Result<()> {
+        self.state().hold(dataset, name, held)
+    }
+
+    fn rollback(&self, dataset: &str, name: &str, recursive: bool) -> Result<()> {
+        self.state().rollback(dataset, name, recursive)
+    }
+
+    fn set_snapshot_properties(
+        &self,
+        dataset: &str,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<()> {
+        self.state().set_snapshot(dataset, name, changes)
+    }
+
+    fn path_exists(&self, path: &str) -> bool {
+        self.state().path_exists(path)
+    }
+
+    fn make_directory(&self, path: &str) -> Result<()> {
+        self.state().make_directory(path)
+    }
+
+    fn device_ready(&self, zvol: &str) -> bool {
+        self.state().node(zvol).is_some_and(|node| {
+            node.kind == DatasetKind::Volume && node.device_at.is_none_or(|at| at <= Instant::now())
+        })
+    }
+
+    fn volume_grown(&self, zvol: &str) -> Result<()> {
+        match self.state().node(zvol) {
+            Some(_) => Ok(()),
+            None => Err(missing(zvol)),
+        }
+    }
+
+    fn apply_nfs(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
+        *self.exports.lock().unwrap_or_else(PoisonError::into_inner) = (running, exports.to_vec());
+        Ok(())
+    }
+
+    fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()> {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target.clone();
+        Ok(())
+    }
+
+    fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>> {
+        Ok(Vec::new())
+    }
+}
+
+/// `zfs`'s words for a dataset that is not there.
+fn missing(name: &str) -> BackendError {
+    BackendError::new(Refusal::Missing, format!("cannot open '{name}': dataset does not exist"))
+}
