@@ -1,0 +1,111 @@
+//! Whose a dataset is.
+//!
+//! The rule it keeps: nothing is changed or deleted that does not carry our marker *about itself*. TrueNAS shows
+//! inherited properties as local and a replica copies them, so the marker alone proves nothing: the recorded volume id
+//! must be the id under which the dataset was read.
+
+use crate::volume::id::{self, VolumeId};
+use crate::volume::metadata::{CLUSTER_ID, CSI_VOLUME_NAME, MANAGED_BY, Metadata, VOLUME_ID};
+
+/// The judgement about a dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Ours: the marker is about this dataset.
+    Ours,
+    /// A volume from before the volume id was recorded: ours if no owned dataset is above it, which has to be read.
+    OursIfNoOwnedAncestor,
+    /// Not ours; the reason in words.
+    Foreign(String),
+}
+
+/// Judges the dataset `dataset`, read for volume `volume`, by its properties. `cluster_id` is this driver's.
+#[must_use]
+pub fn judge(volume: &VolumeId, dataset: &str, metadata: &Metadata, cluster_id: Option<&str>) -> Ownership {
+    let foreign = |why: String| Ownership::Foreign(format!("dataset {dataset} {why}"));
+    if !metadata.is_marked() {
+        let found = metadata.get(MANAGED_BY).map_or_else(|| "no".to_owned(), |m| format!("{m:?} as"));
+        return foreign(format!("has {found} {MANAGED_BY} and was not made by this driver"));
+    }
+    if let Some(theirs) = metadata.get(CLUSTER_ID)
+        && Some(theirs) != cluster_id
+    {
+        let ours = cluster_id.map_or_else(|| "none".to_owned(), |c| format!("{c:?}"));
+        return foreign(format!("belongs to cluster {theirs:?}, the cluster id of this driver is {ours}"));
+    }
+    match metadata.get(VOLUME_ID) {
+        Some(recorded) if recorded == volume.to_string() => Ownership::Ours,
+        Some(recorded) => foreign(format!(
+            "carries the marker of volume {recorded:?} and not of {:?}: it inherited it, or is a copy",
+            volume.to_string()
+        )),
+        None => match metadata.get(CSI_VOLUME_NAME) {
+            Some(name) if name == id::leaf(dataset) => Ownership::OursIfNoOwnedAncestor,
+            Some(name) => foreign(format!("has the {CSI_VOLUME_NAME} {name:?}, which is not its own name")),
+            None => foreign(format!("has neither {VOLUME_ID} nor {CSI_VOLUME_NAME}")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn judged(dataset: &str, properties: &[(&str, &str)], cluster: Option<&str>) -> Ownership {
+        let properties: BTreeMap<String, String> =
+            properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        judge(&VolumeId::parse(dataset).unwrap(), dataset, &Metadata::from(properties), cluster)
+    }
+
+    const MARK: (&str, &str) = (MANAGED_BY, "tns-csi");
+
+    #[test]
+    fn our_marker_about_itself_is_ours() {
+        let ours = [MARK, (VOLUME_ID, "tank/pvc-1")];
+        assert_eq!(judged("tank/pvc-1", &ours, None), Ownership::Ours);
+        assert_eq!(
+            judged("tank/pvc-1", &ours, Some("east")),
+            Ownership::Ours,
+            "no cluster id belongs to any cluster"
+        );
+    }
+
+    #[test]
+    fn t8_an_inherited_or_copied_marker_makes_nothing_ours() {
+        for (dataset, properties) in [
+            ("tank/pvc-1/child", vec![MARK, (VOLUME_ID, "tank/pvc-1")]),
+            ("backup/pvc-1", vec![MARK, (VOLUME_ID, "tank/pvc-1")]),
+            ("tank/pvc-1/child", vec![MARK, (CSI_VOLUME_NAME, "pvc-1")]),
+            ("tank/pvc-1", vec![]),
+            ("tank/pvc-1", vec![(MANAGED_BY, "someone")]),
+            ("tank/pvc-1", vec![MARK]),
+            ("tank/pvc-1", vec![(VOLUME_ID, "tank/pvc-1")]),
+        ] {
+            assert!(
+                matches!(judged(dataset, &properties, None), Ownership::Foreign(_)),
+                "{dataset} {properties:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn t1_a_name_that_merely_begins_alike_is_another_volume() {
+        let old = [MARK, (VOLUME_ID, "tank/data-old")];
+        assert!(matches!(judged("tank/data", &old, None), Ownership::Foreign(_)));
+    }
+
+    #[test]
+    fn another_cluster_is_foreign() {
+        let theirs = [MARK, (VOLUME_ID, "tank/pvc-1"), (CLUSTER_ID, "west")];
+        assert_eq!(judged("tank/pvc-1", &theirs, Some("west")), Ownership::Ours);
+        assert!(matches!(judged("tank/pvc-1", &theirs, Some("east")), Ownership::Foreign(_)));
+        assert!(matches!(judged("tank/pvc-1", &theirs, None), Ownership::Foreign(_)));
+    }
+
+    #[test]
+    fn a_volume_from_before_the_volume_id_needs_a_look_above() {
+        let legacy = [MARK, (CSI_VOLUME_NAME, "pvc-1")];
+        assert_eq!(judged("tank/pvc-1", &legacy, None), Ownership::OursIfNoOwnedAncestor);
+    }
+}
