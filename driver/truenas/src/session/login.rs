@@ -84,6 +84,11 @@ impl Login {
         Self { user, worked: None, attempts: 0 }
     }
 
+    /// Another key may have another owner: what worked with the one before says nothing.
+    pub(super) fn forget(&mut self) {
+        self.worked = None;
+    }
+
     /// Logins sent since the last time this was asked.
     pub(super) fn take_attempts(&mut self) -> u32 {
         std::mem::take(&mut self.attempts)
@@ -118,10 +123,7 @@ impl Login {
         }
         match self.key_alone(shared, socket, key).await? {
             Verdict::Accepted => Ok(Mechanism::KeyAlone),
-            Verdict::Refused(why) => {
-                self.worked = None;
-                Err(LoginError::Refused(why))
-            }
+            Verdict::Refused(why) => Err(LoginError::Refused(why)),
             Verdict::NoSuchMethod => Err(LoginError::Refused(LoginRefusal::WrongKeyOrUser)),
         }
     }

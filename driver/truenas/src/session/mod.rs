@@ -124,8 +124,10 @@ async fn keep_connected(
         shared
             .state
             .send_replace(ConnectionState::Connecting { attempt, last_failure: last_failure.clone() });
-        if let Err(error) = key.reload() {
-            tracing::warn!(%error, "the key file cannot be used; the key read before is tried");
+        match key.reload() {
+            Ok(true) => login.forget(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the key file cannot be used; the key read before is tried"),
         }
         let before = sessions;
         let end = one_connection(shared, dial, &mut login, &key, &mut sessions, queue).await;
@@ -137,6 +139,7 @@ async fn keep_connected(
             End::Stopped => return,
             End::Refused(why) => {
                 count(&shared.counters.logins_refused);
+                login.forget();
                 tracing::error!(%why, "TrueNAS refused the login; it is tried again when the key file changes, or in 10 minutes");
                 last_failure = Some(why.to_string());
                 shared.state.send_replace(ConnectionState::LoginRefused { why });
