@@ -1,5 +1,6 @@
 //! The handle of one appliance.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -26,12 +27,11 @@ use crate::tls;
 /// what worked is used from then on. A refusal ends it: the state becomes [`ConnectionState::LoginRefused`], calls
 /// fail at once, and the login is tried again only when the key file's content changed (looked at every 15 seconds
 /// while refused) or 10 minutes passed. TrueNAS allows 20 logins per minute and address; this client stays under 10.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Outgoing>,
@@ -39,13 +39,18 @@ struct Inner {
 }
 
 /// What the handle and the session task have in common.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) state: watch::Sender<ConnectionState>,
     pub(crate) counters: Table,
     pub(crate) lanes: Lanes,
     pub(crate) next_id: AtomicU64,
     pub(crate) jobs: JobTable,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 impl Client {

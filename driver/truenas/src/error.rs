@@ -91,6 +91,9 @@ pub enum NotSent {
     /// The appliance does not give job ids on this connection.
     #[error("the appliance does not give job ids, so the job could not be followed")]
     NoJobIds,
+    /// The appliance's queue for jobs of this kind is full: it named another job instead of starting one.
+    #[error("the appliance already has too many jobs of this kind waiting")]
+    JobQueueFull,
     /// The client is being dropped.
     #[error("the client is closed")]
     Closed,
@@ -203,7 +206,7 @@ impl ApiError {
             );
         let item = |f: &FieldError| {
             matches!(f.errno, errno::ENOENT | errno::EZFS_NOENT)
-                && f.attribute.as_deref().is_none_or(|a| matches!(last(a), "id" | "path"))
+                && f.attribute.as_deref().is_none_or(|a| last(a) == "id")
         };
         whole || self.fields.iter().any(item)
     }
@@ -253,7 +256,7 @@ impl ApiError {
     #[must_use]
     pub fn is_device_missing(&self) -> bool {
         let device = |f: &FieldError| {
-            f.attribute.as_deref().is_some_and(|a| matches!(last(a), "device_path" | "disk" | "path"))
+            f.attribute.as_deref().is_some_and(|a| matches!(last(a), "device_path" | "disk"))
                 && f.message.contains("does not exist")
         };
         self.fields.iter().any(device)

@@ -10,10 +10,11 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
+use zeroize::Zeroize as _;
 
 use crate::calls::{Calls, Filter};
 use crate::error::{ApiError, CallError, NotSent, Unknown};
@@ -24,11 +25,14 @@ use crate::state::{ConnectionState, JobReplies};
 const JOBS: &str = "core.get_jobs";
 
 /// A job's fields as events and queries give them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Job {
     id: i64,
     #[serde(default)]
     method: String,
+    /// Parameters, with defaults filled in and secrets as asterisks.
+    #[serde(default)]
+    arguments: Option<Value>,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -42,7 +46,7 @@ pub(crate) struct Job {
     time_started: Option<Box<RawValue>>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 struct ExcInfo {
     #[serde(default, rename = "type")]
     kind: Option<String>,
@@ -53,7 +57,7 @@ struct ExcInfo {
 }
 
 /// Jobs that somebody waits for.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct JobTable {
     waited: Mutex<HashMap<i64, watch::Sender<Option<Job>>>>,
     /// Number of the session that is subscribed to job events.
@@ -118,12 +122,13 @@ where
 {
     subscribe(calls, method).await?;
     let id: i64 = calls.call(method, params).await?;
-    let job = wait(calls, method, id).await?;
+    let asked = Parameters(serde_json::to_value(params).unwrap_or_default());
+    let job = wait(calls, method, id, &asked).await?;
     outcome(method, &job)
 }
 
 /// Waits for a job that exists until it ends.
-async fn wait(calls: &Calls, method: &'static str, id: i64) -> Result<Job, CallError> {
+async fn wait(calls: &Calls, method: &'static str, id: i64, asked: &Parameters) -> Result<Job, CallError> {
     let unknown = |why| CallError::OutcomeUnknown { method, why };
     let table = &calls.client.shared().jobs;
     let mut waiter = Waiter { table, id, updates: Some(table.wait_for(id)) };
@@ -133,6 +138,9 @@ async fn wait(calls: &Calls, method: &'static str, id: i64) -> Result<Job, CallE
         let session = session_number(&state.borrow_and_update());
         match look(calls, method, id).await {
             Ok(Some(job)) if is_same(identity.as_ref(), &job, method) => {
+                if identity.is_none() && job.arguments.as_ref().is_some_and(|a| !covers(&asked.0, a)) {
+                    return Err(CallError::NotSent { method, why: NotSent::JobQueueFull });
+                }
                 if is_over(&job) {
                     return Ok(job);
                 }
@@ -207,6 +215,38 @@ async fn subscribe(calls: &Calls, method: &'static str) -> Result<(), CallError>
         *subscribed = session.number;
     }
     Ok(())
+}
+
+/// The parameters of a job, zeroed when dropped: a passphrase may be among them.
+struct Parameters(Value);
+
+impl Drop for Parameters {
+    fn drop(&mut self) {
+        fn clear(value: &mut Value) {
+            match value {
+                Value::String(text) => text.zeroize(),
+                Value::Array(items) => items.iter_mut().for_each(clear),
+                Value::Object(fields) => fields.values_mut().for_each(clear),
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        clear(&mut self.0);
+    }
+}
+
+/// Whether a job with the arguments `actual` is the one that was asked for. A full queue answers with the id of the
+/// last job in it, whatever that one's arguments are.
+fn covers(asked: &Value, actual: &Value) -> bool {
+    match (asked, actual) {
+        (_, Value::String(secret)) if secret == "********" => true,
+        (Value::Object(asked), Value::Object(actual)) => {
+            asked.iter().all(|(key, value)| actual.get(key).is_some_and(|a| covers(value, a)))
+        }
+        (Value::Array(asked), Value::Array(actual)) => {
+            asked.len() <= actual.len() && asked.iter().zip(actual).all(|(a, b)| covers(a, b))
+        }
+        _ => asked == actual,
+    }
 }
 
 fn session_number(state: &ConnectionState) -> Option<u64> {
@@ -290,6 +330,18 @@ mod tests {
             r#"{"id":7,"state":"FAILED","error":"[ENOENT] x","exc_info":{"type":"CallError","errno":2,"extra":null}}"#,
         );
         assert!(outcome::<()>("m", &failed).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_job_with_other_arguments_is_not_ours() {
+        let asked = json!(["tank/a", {"key": "hush", "names": [1]}]);
+        assert!(covers(
+            &asked,
+            &json!(["tank/a", {"key": "********", "names": [1], "recursive": false}, {}])
+        ));
+        assert!(!covers(&asked, &json!(["tank/b", {"key": "********", "names": [1]}])));
+        assert!(!covers(&asked, &json!(["tank/a", {"key": "********"}])));
+        assert!(!covers(&asked, &json!(["tank/a"])));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How to reach one appliance, checked before anything touches the network.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use url::{Host, Url};
 use crate::key::ApiKey;
 
 /// How to reach one appliance.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `wss://host[:port]/api/current`, or a versioned endpoint (`/api/v25.10.5`). An empty path means `/api/current`.
     pub url: Url,
@@ -18,7 +19,7 @@ pub struct Options {
     ///
     /// [`Client`]: crate::Client
     pub user: Option<String>,
-    /// PEM file with certificates to trust in addition to the system's.
+    /// PEM file with certificates to trust in addition to the system's: authorities, or the appliance's own.
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate. Whoever answers at the address then gets the key: for experiments only.
     pub skip_tls_verify: bool,
@@ -42,6 +43,20 @@ pub struct Reconnect {
 impl Default for Reconnect {
     fn default() -> Self {
         Self { first: Duration::from_secs(1), max: Duration::from_secs(30) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of the URL only what cannot be a credential: it may not have been checked yet.
+        f.debug_struct("Options")
+            .field("host", &self.url.host_str())
+            .field("api_key", &self.api_key)
+            .field("user", &self.user)
+            .field("ca_file", &self.ca_file)
+            .field("skip_tls_verify", &self.skip_tls_verify)
+            .field("allow_plaintext_loopback", &self.allow_plaintext_loopback)
+            .finish_non_exhaustive()
     }
 }
 
@@ -188,5 +203,8 @@ mod tests {
         let error = endpoint("wss://root:hush@nas.example/api/current", false).unwrap_err();
         assert!(!error.to_string().contains("hush"), "{error}");
         assert!(endpoint("wss://nas.example/api/current?key=hush", false).is_err());
+        let url = Url::parse("wss://root:hush@nas.example/?key=hush").unwrap();
+        let shown = format!("{:?}", Options::new(url, ApiKey::new("1-hush").unwrap()));
+        assert!(!shown.contains("hush"), "{shown}");
     }
 }

@@ -1,4 +1,7 @@
 //! The one place that configures TLS: provider ring, the system's roots and those of the CA file.
+//!
+//! A fresh appliance has a self-signed certificate that names only `localhost`. When exactly that certificate is in the
+//! CA file it is accepted whatever it names, because only the appliance holds its key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,10 +33,12 @@ pub(crate) fn config(options: &Options) -> Result<Arc<ClientConfig>, ConfigError
         );
         Arc::new(AcceptAnyCertificate(provider))
     } else {
-        let roots = roots(options.ca_file.as_deref())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        let given = options.ca_file.as_deref().map(ca_file).transpose()?.unwrap_or_default();
+        let roots = roots(options.ca_file.as_deref(), &given)?;
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
-            .map_err(|e| ConfigError::Tls(e.to_string()))?
+            .map_err(|e| ConfigError::Tls(e.to_string()))?;
+        Arc::new(GivenOrAuthorities { given, authorities })
     };
     let mut config = builder.with_custom_certificate_verifier(verifier).with_no_client_auth();
     // One server per configuration: the default keeps 256 sessions.
@@ -41,18 +46,27 @@ pub(crate) fn config(options: &Options) -> Result<Arc<ClientConfig>, ConfigError
     Ok(Arc::new(config))
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, ConfigError> {
+fn unusable(path: &Path, why: String) -> ConfigError {
+    ConfigError::CaFile { path: path.to_owned(), why }
+}
+
+/// The certificates of a PEM file, at least one.
+fn ca_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let certificates = certificates.map_err(|e| unusable(path, e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(unusable(path, "it holds no certificate (PEM is expected)".to_owned()));
+    }
+    Ok(certificates)
+}
+
+fn roots(path: Option<&Path>, given: &[CertificateDer<'static>]) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
-    if let Some(path) = ca_file {
-        let bad = |why: String| ConfigError::CaFile { path: path.to_owned(), why };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|e| bad(e.to_string()))?;
-            roots.add(certificate).map_err(|e| bad(format!("a certificate cannot be used: {e}")))?;
-        }
-        if roots.is_empty() {
-            return Err(bad("it holds no certificate (PEM is expected)".to_owned()));
-        }
+    for certificate in given {
+        let added = roots.add(certificate.clone());
+        added.map_err(|e| {
+            unusable(path.unwrap_or(Path::new("")), format!("a certificate cannot be used: {e}"))
+        })?;
     }
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -66,6 +80,51 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, ConfigError> {
         ));
     }
     Ok(roots)
+}
+
+/// Accepts the given certificates themselves, and those that an authority vouches for under the appliance's name.
+#[derive(Debug)]
+struct GivenOrAuthorities {
+    given: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for GivenOrAuthorities {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.given.iter().any(|given| given == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
 }
 
 /// Accepts any certificate for any name; still proves that the peer holds the certificate's key.

@@ -154,6 +154,21 @@ impl Calls {
         Ok(rows.into_iter().filter(|r| paths.contains(&r.name.as_str())).map(Into::into).collect())
     }
 
+    /// Reads a dataset by its exact path, with everything below it; empty when it does not exist.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn dataset_read_tree(&self, path: &str) -> Result<Vec<Dataset>, CallError> {
+        let request = json!({
+            "paths": [path], "properties": READ, "get_user_properties": true,
+            "get_source": false, "nest_results": false, "get_children": true,
+        });
+        let rows: Vec<Resource> = self.call("zfs.resource.query", &(request,)).await?;
+        let inside =
+            |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        Ok(rows.into_iter().filter(|r| inside(&r.name)).map(Into::into).collect())
+    }
+
     /// Changes a dataset and returns it.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ fn tls_problem(host: &Host<String>, error: &io::Error) -> String {
         .is_some_and(|e| matches!(e, rustls::Error::InvalidCertificate(_)));
     if certificate {
         format!(
-            "TLS with {host}: the certificate is not accepted ({error}); give its CA with --ca-file, and a URL whose host the certificate names"
+            "TLS with {host}: the certificate is not accepted ({error}); give a CA file with its authority (then the URL must use a name that the certificate has) or with this certificate itself"
         )
     } else {
         format!("TLS with {host}: {error}")

@@ -37,8 +37,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(600);
 /// Pause after the appliance said that it saw too many logins.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 
-/// A request on its way to the session task.
-#[derive(Debug)]
+/// A request on its way to the session task. No `Debug`: the text may hold secrets.
 pub(crate) struct Outgoing {
     pub(crate) id: u64,
     pub(crate) method: &'static str,
@@ -49,8 +48,7 @@ pub(crate) struct Outgoing {
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
-/// What came of a sent request.
-#[derive(Debug)]
+/// What came of a sent request. No `Debug`: the result may hold secrets.
 pub(crate) enum Reply {
     Result(Box<RawValue>),
     Error(Box<ApiError>),

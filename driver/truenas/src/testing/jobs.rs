@@ -135,6 +135,23 @@ async fn after_a_restart_another_job_with_the_same_id_proves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_queue_names_another_job_and_starts_none() {
+    let mut site = Site::new();
+    let client = site.client();
+    let mut peer = site.session().await;
+    let done = start(&client);
+    let subscribe = peer.expect("core.subscribe").await;
+    peer.answer(&subscribe, json!("sub-1"));
+    let call = peer.expect(METHOD).await;
+    peer.answer(&call, json!(42));
+    let mut other = job("SUCCESS", 1, &Value::Null);
+    other["arguments"] = json!([{"path": "/mnt/tank/b"}]);
+    look(&mut peer, Some(other)).await;
+    let error = done.await.unwrap().unwrap_err();
+    assert_eq!(error, CallError::NotSent { method: METHOD, why: NotSent::JobQueueFull });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_past_its_deadline_may_still_run() {
     let mut site = Site::new();
     let client = site.client();
