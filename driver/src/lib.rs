@@ -3,7 +3,9 @@
 
 pub mod cli;
 pub mod csi;
+pub mod endpoint;
 pub mod helper;
 pub mod observe;
+pub mod process;
 pub mod protocol;
 pub mod volume;

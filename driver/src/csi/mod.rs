@@ -1,1 +1,7 @@
 //! The gRPC edge: a file per RPC family.
+
+pub mod identity;
+pub mod layer;
+pub mod node;
+pub mod server;
+pub mod status;

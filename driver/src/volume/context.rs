@@ -35,6 +35,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
 
+use crate::volume::protocol::Protocol;
+
 /// Most bytes that keys and values of one context may have together (CSI 1.12, "Size Limits").
 pub const MAX_CONTEXT_BYTES: usize = 4096;
 /// Most portals of one volume (helper API, `IscsiSource.portals`, `NvmeofSource.portals`).
@@ -196,21 +198,15 @@ pub enum ContextError {
 }
 
 impl Connection {
-    /// The value of `protocol`: `nfs`, `smb`, `iscsi` or `nvmeof`.
+    /// The protocol, whose name is the value of the key `protocol`.
     #[must_use]
-    pub fn protocol(&self) -> &'static str {
+    pub fn protocol(&self) -> Protocol {
         match self {
-            Connection::Nfs { .. } => "nfs",
-            Connection::Smb { .. } => "smb",
-            Connection::Iscsi { .. } => "iscsi",
-            Connection::Nvmeof { .. } => "nvmeof",
+            Connection::Nfs { .. } => Protocol::Nfs,
+            Connection::Smb { .. } => Protocol::Smb,
+            Connection::Iscsi { .. } => Protocol::Iscsi,
+            Connection::Nvmeof { .. } => Protocol::Nvmeof,
         }
-    }
-
-    /// Whether the volume is a block device (and not a file tree served by the appliance).
-    #[must_use]
-    pub fn is_block(&self) -> bool {
-        matches!(self, Connection::Iscsi { .. } | Connection::Nvmeof { .. })
     }
 
     /// Writes the context with the keys of the module's table. The same connection gives the same map, as CSI asks of
@@ -223,7 +219,7 @@ impl Connection {
         let mut put = |key: &str, value: String| {
             context.insert(key.to_owned(), value);
         };
-        put(PROTOCOL, self.protocol().to_owned());
+        put(PROTOCOL, self.protocol().name().to_owned());
         match self {
             Connection::Nfs { portal, export } => {
                 put(PORTAL, portal.to_string());
@@ -277,14 +273,16 @@ impl Connection {
     /// A key that is missing or malformed, by name. Unknown keys are ignored.
     pub fn from_publish_context(context: &BTreeMap<String, String>) -> Result<Self, ContextError> {
         let keys = Keys(context);
-        match keys.required(PROTOCOL)? {
-            "nfs" => Ok(Connection::Nfs {
+        let word = keys.required(PROTOCOL)?;
+        let protocol = word.parse().map_err(|_| malformed(PROTOCOL, word, "nfs, smb, iscsi or nvmeof"))?;
+        match protocol {
+            Protocol::Nfs => Ok(Connection::Nfs {
                 portal: keys.portal()?,
                 export: keys.checked(EXPORT, "an absolute path of at most 1024 bytes", |path| {
                     path.starts_with('/') && path.len() <= 1024 && !path.contains(char::is_control)
                 })?,
             }),
-            "smb" => Ok(Connection::Smb {
+            Protocol::Smb => Ok(Connection::Smb {
                 portal: keys.portal()?,
                 share: keys.checked(
                     SHARE,
@@ -295,7 +293,7 @@ impl Connection {
                     },
                 )?,
             }),
-            "iscsi" => {
+            Protocol::Iscsi => {
                 let serial = keys.optional(SERIAL, "1 to 64 printable ASCII characters", |serial| {
                     serial.len() <= 64 && serial.bytes().all(|b| b.is_ascii_graphic())
                 })?;
@@ -320,7 +318,7 @@ impl Connection {
                     never_format: keys.never_format()?,
                 })
             }
-            "nvmeof" => Ok(Connection::Nvmeof {
+            Protocol::Nvmeof => Ok(Connection::Nvmeof {
                 portals: keys.portals()?,
                 subsystem_nqn: keys.checked(SUBSYSTEM_NQN, "an NQN of 11 to 223 bytes", |nqn| {
                     (11..=223).contains(&nqn.len())
@@ -334,7 +332,6 @@ impl Connection {
                 never_format: keys.never_format()?,
                 sealed_dhchap: keys.sealed()?,
             }),
-            other => Err(malformed(PROTOCOL, other, "nfs, smb, iscsi or nvmeof")),
         }
     }
 }

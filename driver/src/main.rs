@@ -1,0 +1,88 @@
+//! The program `tns-csi`: reads its flags, starts logging and a small runtime, and serves until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tns_csi::cli::{Cli, Command, CommonArgs, ControllerArgs, NodeArgs};
+use tns_csi::csi::identity::{self, Dependency};
+use tns_csi::csi::node;
+use tns_csi::csi::server::{self, Listener};
+use tns_csi::endpoint::UnixEndpoint;
+use tns_csi::helper::Helper;
+use tns_csi::observe::{Metrics, Monitor, logging};
+use tns_csi::process;
+use tns_csi_proto::csi::v1::identity_server::IdentityServer;
+use tns_csi_proto::csi::v1::node_server::NodeServer;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tracing::error;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (Command::Controller(ControllerArgs { common, .. }) | Command::Node(NodeArgs { common, .. })) =
+        &cli.command;
+    let endpoint = common.endpoint().unwrap_or_else(|error| error.exit());
+    if let Err(error) = logging::start(common.log_format, common.log_level.clone()) {
+        eprintln!("tns-csi: logging cannot be started: {error}");
+        return ExitCode::FAILURE;
+    }
+    process::warn_if_privileged();
+    match run(cli.command, endpoint) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, endpoint: UnixEndpoint) -> anyhow::Result<()> {
+    match command {
+        // A node agent only passes small messages on: one thread is enough and costs the least memory.
+        Command::Node(args) => {
+            runtime(&mut Builder::new_current_thread())?.block_on(serve_node(args, endpoint))
+        }
+        Command::Controller(_) => anyhow::bail!("this build has no controller"),
+    }
+}
+
+fn runtime(builder: &mut Builder) -> anyhow::Result<Runtime> {
+    builder.enable_all().build().context("starting the runtime")
+}
+
+async fn serve_node(args: NodeArgs, endpoint: UnixEndpoint) -> anyhow::Result<()> {
+    let helper = Helper::new(args.helper)?;
+    let identity = identity::Service::new(
+        args.common.driver_name.as_str().to_owned(),
+        Dependency::Helper(helper.clone()),
+    );
+    let routes =
+        Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node::Service::new(helper)));
+    serve(&args.common, endpoint, routes, Arc::new(Metrics::new()?)).await
+}
+
+/// Serves `routes`, and metrics where they are asked for, until a signal ends it.
+async fn serve(
+    common: &CommonArgs,
+    endpoint: UnixEndpoint,
+    routes: Routes,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
+    let stop = process::stop_on_signal().context("setting signal handlers")?;
+    let listener = Listener::bind(&endpoint).await?;
+    if let Some(address) = common.metrics_addr {
+        let monitor = Monitor::bind(address).await?;
+        tokio::spawn(watch(monitor, Arc::clone(&metrics), stop.clone()));
+    }
+    process::ready(&endpoint);
+    server::serve(listener, routes, metrics, stop).await
+}
+
+async fn watch(monitor: Monitor, metrics: Arc<Metrics>, stop: CancellationToken) {
+    if let Err(error) = monitor.serve(metrics, stop).await {
+        error!(%error, "metrics are no longer served");
+    }
+}
