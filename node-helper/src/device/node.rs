@@ -75,11 +75,15 @@ impl VolumeNode {
                 self.unreadable(source)
             }
         })?;
-        self.check(&file)?;
+        self.verify(&file)?;
         Ok(file)
     }
 
-    fn check(&self, file: &File) -> Result<(), DeviceError> {
+    /// Checks that an open file is this node, with the size it had at the look. Blocking.
+    ///
+    /// # Errors
+    /// [`DeviceError::Changed`] naming the difference.
+    pub fn verify(&self, file: &File) -> Result<(), DeviceError> {
         let metadata = file.metadata().map_err(|source| self.unreadable(source))?;
         let kind = metadata.file_type();
         let (number, size) = if kind.is_block_device() {

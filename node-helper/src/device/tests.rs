@@ -206,7 +206,7 @@ async fn every_kind_of_user_is_named() {
         [
             "dm-3 is stacked on nvme0n1",
             "nvme0n1 is bound to /var/lib/kubelet/raw",
-            "nvme0n1 is mounted at /var/lib/kubelet/a b",
+            "nvme0n1 is mounted at /var/lib/kubelet/a\\040b",
             "nvme0n1p1 is mounted at /mnt",
         ]
     );

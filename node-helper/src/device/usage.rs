@@ -9,7 +9,8 @@ use procfs::process::MountInfos;
 use super::sysfs::{attribute, names};
 use super::{DeviceError, DeviceNumber, HostRoot};
 
-/// The users of a device and of its partitions, in words.
+/// The users of a device and of its partitions, in words. Mount points are as the kernel writes them (`\040` for a
+/// blank): they are for reading only.
 pub(super) fn users(host: &HostRoot, name: &str, number: DeviceNumber) -> Result<Vec<String>, DeviceError> {
     let directory = host.sys("block").join(name);
     let mut members = vec![(name.to_owned(), number, directory.clone())];

@@ -4,7 +4,7 @@
 //! * an empty environment but for `PATH`, `LANG` and `LC_ALL`; the root directory as working directory;
 //! * no input, or the device (or mount root) as standard input: it then names it `/proc/self/fd/0`, which the kernel
 //!   resolves to the very inode that was opened and checked, whatever happens to `/dev` meanwhile. Every other
-//!   descriptor of the helper is closed by exec (all are opened close-on-exec);
+//!   descriptor of the helper is closed by exec;
 //! * a process group of its own, killed as a whole at the deadline;
 //! * no capability ([`Privilege::None`]), or at most the helper's own set ([`Privilege::Inherited`]): under
 //!   `no_new_privs` exec never adds any.
@@ -137,6 +137,7 @@ impl Tools {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        node_helper_sys::child::close_descriptors(command.as_std_mut());
         if invocation.privilege == Privilege::None {
             node_helper_sys::child::drop_capabilities(command.as_std_mut());
         }
@@ -241,8 +242,9 @@ mod tests {
         let descriptor = OwnedFd::from(held.try_clone().unwrap());
         let output =
             tools.run(Invocation { input: Input::Descriptor(descriptor), ..plain() }, soon()).await.unwrap();
-        // ls opens the directory itself as 3.
-        assert_eq!(output.stdout, "the device 0 1 2 3");
+        // ls has the directory itself as 3, the shell its script as 10.
+        let descriptors = output.stdout.strip_prefix("the device ").unwrap().replace("10 ", "");
+        assert_eq!(descriptors, "0 1 2 3");
     }
 
     #[tokio::test]

@@ -1,0 +1,122 @@
+//! The connects that are on their way, by subsystem and portal.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Connected, Reason};
+use crate::device::Nqn;
+
+/// How one attempt ended.
+pub(super) type Outcome = Result<Connected, (Reason, String)>;
+
+/// The attempts of this process. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Running {
+    attempts: Arc<Mutex<HashMap<(Nqn, SocketAddr), Attempt>>>,
+}
+
+/// One attempt, for whoever waits for it.
+#[derive(Clone)]
+pub(super) struct Attempt {
+    outcome: watch::Receiver<Option<Outcome>>,
+    wanted: Wanted,
+}
+
+/// Whether an attempt that has not begun yet shall still begin.
+#[derive(Clone)]
+pub(super) struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Attempt {
+    /// Waits for the end of the attempt, also after it.
+    pub(super) async fn wait(&mut self) -> Outcome {
+        match self.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(ended())),
+            Err(_) => Err(ended()),
+        }
+    }
+}
+
+fn ended() -> (Reason, String) {
+    (Reason::Other, "the attempt ended without an answer".to_owned())
+}
+
+impl Running {
+    /// Joins the attempt for this path, or starts one: `work` runs as a task of its own, whoever waits for it or not.
+    pub(super) fn join_or_start<F>(
+        &self,
+        nqn: &Nqn,
+        portal: SocketAddr,
+        work: impl FnOnce(Wanted) -> F + Send + 'static,
+    ) -> Attempt
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let key = (nqn.clone(), portal);
+        let mut attempts = self.lock();
+        if let Some(attempt) = attempts.get(&key) {
+            // Somebody wants it again, also if a detach had called it off before it began.
+            attempt.wanted.0.store(true, Ordering::Release);
+            return attempt.clone();
+        }
+        let (sender, outcome) = watch::channel(None);
+        let attempt = Attempt { outcome, wanted: Wanted(Arc::new(AtomicBool::new(true))) };
+        attempts.insert(key.clone(), attempt.clone());
+        drop(attempts);
+        let entry = Entry { running: self.clone(), key };
+        let wanted = attempt.wanted.clone();
+        tokio::spawn(async move {
+            let outcome = work(wanted).await;
+            // Out of the table first: who sees the outcome and tries again starts anew.
+            drop(entry);
+            sender.send_replace(Some(outcome));
+        });
+        attempt
+    }
+
+    /// Keeps attempts that have not begun yet from beginning.
+    pub(super) fn call_off(&self, nqn: &Nqn) {
+        for ((of, _), attempt) in self.lock().iter() {
+            if of == nqn {
+                attempt.wanted.0.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Waits until no attempt for the subsystem is on its way.
+    pub(super) async fn idle(&self, nqn: &Nqn) {
+        loop {
+            let next = self.lock().iter().find(|((of, _), _)| of == nqn).map(|(_, attempt)| attempt.clone());
+            match next {
+                Some(mut attempt) => drop(attempt.wait().await),
+                None => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Nqn, SocketAddr), Attempt>> {
+        // Nothing is half done when a holder panics: each change of the table is one call.
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes an attempt out of the table, also when its task is aborted at the process's end.
+struct Entry {
+    running: Running,
+    key: (Nqn, SocketAddr),
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.key);
+    }
+}
