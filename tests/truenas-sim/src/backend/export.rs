@@ -130,8 +130,11 @@ pub struct NvmetPort {
     pub address: IpAddr,
     /// Port number.
     pub service_id: u16,
-    /// NQNs of the subsystems linked to it.
+    /// NQNs of the subsystems linked to it. Without any the port does not listen, as the kernel has it ...
     pub subsystems: Vec<String>,
+    /// ... except with this set: it shall listen and refuse every subsystem (a stage of the appliance's boot; a
+    /// kernel target links a placeholder subsystem for it).
+    pub answers_alone: bool,
 }
 
 /// A connected controller (`nvmet.global.sessions`).

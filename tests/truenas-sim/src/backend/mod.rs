@@ -15,6 +15,7 @@
 pub mod export;
 pub mod memory;
 pub mod storage;
+pub mod zfs;
 
 pub use export::{
     NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem,
@@ -81,6 +82,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Creates one file system (mounted at `/mnt/<name>`) or zvol. The parent exists. Properties and user properties
     /// are set by the same operation, so that no dataset without them can ever be seen (`zfs create -o ...`).
+    /// `acltype=nfsv4` exists only in TrueNAS's ZFS; a backend on another leaves it out.
     fn create_dataset(&self, new: &NewDataset) -> Result<()>;
 
     /// Sets (`Some`) or inherits (`None`, also: removes a user property) properties of a dataset. Keys with a colon
@@ -164,4 +166,9 @@ pub trait Backend: Send + Sync + 'static {
     fn addresses(&self) -> Vec<IpAddr> {
         crate::backend::storage::interface_addresses()
     }
+}
+
+/// The backend on a real pool, which is imported already.
+pub(crate) fn real(pool: &str) -> anyhow::Result<std::sync::Arc<dyn Backend>> {
+    Ok(std::sync::Arc::new(zfs::Zfs::new(&zfs::Settings { pool: pool.to_owned() })?))
 }

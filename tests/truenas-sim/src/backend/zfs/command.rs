@@ -1,0 +1,139 @@
+//! Runs `zfs` and its kin and puts their refusals into kinds.
+
+use std::ffi::OsStr;
+use std::process::{Command, Output};
+
+use crate::backend::{BackendError, Refusal, Result};
+
+/// Runs a program without a shell and returns its standard output; a bad end is a refusal in its own words.
+pub(super) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
+    let output = start(program, arguments)?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(refusal(&String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+/// Runs `zfs`.
+pub(super) fn zfs<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
+    run("zfs", arguments)
+}
+
+/// Runs `zfs` for something that an open device forbids. udevd opens each device that changes to look at it: when that
+/// may be what is in the way, its queue is waited for and the command is run once more.
+pub(super) fn zfs_busy(arguments: &[String]) -> Result<()> {
+    match zfs(arguments) {
+        Err(error) if error.kind == Refusal::Busy => {
+            let _unknown = start("udevadm", &["settle", "--timeout=10"]);
+            zfs(arguments).map(drop)
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Runs a `zfs` command that lists. Names that do not exist are left out, as `zfs.resource.query` does; any other
+/// complaint is a refusal.
+pub(super) fn zfs_listing<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
+    let output = start("zfs", arguments)?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let serious = errors.lines().any(|line| !line.trim().is_empty() && kind(line) != Refusal::Missing);
+    if serious || (!output.status.success() && errors.trim().is_empty()) {
+        return Err(refusal(&errors));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn start<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Output> {
+    Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|error| BackendError::new(Refusal::Other, format!("{program} cannot be started: {error}")))
+}
+
+fn refusal(errors: &str) -> BackendError {
+    BackendError::new(kind(errors), errors.trim())
+}
+
+/// The kind of refusal that the words of `zfs` mean. The texts come from libzfs (`libzfs_util.c`, `zfs_main.c`).
+fn kind(text: &str) -> Refusal {
+    const WORDS: &[(&str, Refusal)] = &[
+        ("dependent clones", Refusal::HasClones),
+        ("not a cloned", Refusal::NotAClone),
+        ("dataset does not exist", Refusal::Missing),
+        ("parent does not exist", Refusal::Missing),
+        ("no such pool", Refusal::Missing),
+        ("could not find any snapshots", Refusal::Missing),
+        ("already exists", Refusal::Exists),
+        ("out of space", Refusal::NoSpace),
+        ("dataset is busy", Refusal::Busy),
+        ("is busy", Refusal::Busy),
+        ("invalid", Refusal::Invalid),
+        ("bad property", Refusal::Invalid),
+        ("must be", Refusal::Invalid),
+        ("too long", Refusal::Invalid),
+        ("larger than", Refusal::Invalid),
+    ];
+    if text.contains("has children") {
+        return children_kind(text);
+    }
+    WORDS.iter().find(|(words, _)| text.contains(words)).map_or(Refusal::Other, |(_, kind)| *kind)
+}
+
+/// `has children` is said for child datasets and for snapshots; the list that follows tells which.
+fn children_kind(text: &str) -> Refusal {
+    let mut listed = text.lines().skip_while(|line| !line.contains("use '-r'")).skip(1).peekable();
+    if listed.peek().is_some() && listed.all(|name| name.contains('@')) {
+        Refusal::HasSnapshots
+    } else {
+        Refusal::HasChildren
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_and_children_are_told_apart() {
+        let snapshots = "cannot destroy 'tank/a': filesystem has children\nuse '-r' to destroy the following datasets:\n\
+                         tank/a@one\ntank/a@two\n";
+        let children = "cannot destroy 'tank/a': filesystem has children\nuse '-r' to destroy the following datasets:\n\
+                        tank/a/b\ntank/a@one\n";
+        assert_eq!(kind(snapshots), Refusal::HasSnapshots);
+        assert_eq!(kind(children), Refusal::HasChildren);
+        assert_eq!(kind("cannot destroy 'tank/a': volume has children"), Refusal::HasChildren);
+    }
+
+    #[test]
+    fn the_words_of_zfs_have_kinds() {
+        for (text, expected) in [
+            ("cannot open 'tank/x': dataset does not exist", Refusal::Missing),
+            ("cannot create 'tank/x/y': parent does not exist", Refusal::Missing),
+            ("cannot create 'tank/x': dataset already exists", Refusal::Exists),
+            ("cannot create 'tank/x': out of space", Refusal::NoSpace),
+            ("cannot destroy 'tank/x': dataset is busy", Refusal::Busy),
+            ("cannot unmount '/mnt/tank/x': pool or dataset is busy", Refusal::Busy),
+            (
+                "cannot destroy 'tank/x@s': snapshot has dependent clones\nuse '-R' to destroy the following datasets:\ntank/c",
+                Refusal::HasClones,
+            ),
+            (
+                "cannot destroy 'tank/x': filesystem has dependent clones\nuse '-R' to destroy",
+                Refusal::HasClones,
+            ),
+            ("cannot promote 'tank/x': not a cloned filesystem", Refusal::NotAClone),
+            ("cannot create 'tank/a b@': invalid character '@' in name", Refusal::Invalid),
+            (
+                "cannot set property for 'tank/x': 'volsize' must be a multiple of volume block size",
+                Refusal::Invalid,
+            ),
+            ("internal error: something else", Refusal::Other),
+            ("", Refusal::Other),
+        ] {
+            assert_eq!(kind(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The backend on a real machine: a ZFS pool, the kernel's NVMe target and the kernel's NFS server.
+//!
+//! Purpose: behave as the appliance's storage because it is the same storage. The pool exists before the stand-in
+//! starts; everything else (datasets, exports, the target) is this backend's.
+//!
+//! The rule it keeps: it owns the whole of `nvmet` in configfs and its own file of NFS exports, and no dataset outside
+//! its pool. It runs as root, in a guest that is thrown away.
+
+mod command;
+mod listing;
+mod nfs;
+mod nvmet;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use super::{
+    Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
+    Refusal, Result, Scope, Snapshot,
+};
+use command::{run, zfs, zfs_busy};
+
+/// Hold tag that TrueNAS uses.
+const HOLD_TAG: &str = "truenas";
+
+/// How the backend is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The imported pool that is the appliance's only one.
+    pub pool: String,
+}
+
+/// A real pool with real exports.
+#[derive(Debug)]
+pub struct Zfs {
+    pool: String,
+    /// What stands before `/mnt` on this machine: the pool's `altroot`, or nothing.
+    root: PathBuf,
+    nfs: nfs::Server,
+    nvmet: nvmet::Target,
+}
+
+impl Zfs {
+    /// Takes over an imported pool. Refused when it is not there, or when its root is not mounted at `/mnt/<pool>` below
+    /// its alternate root: paths would not be those that the API gives.
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let pool = settings.pool.clone();
+        let root = run("zpool", &["get", "-Hp", "-o", "value", "altroot", &pool])?;
+        let root = match root.trim() {
+            "-" | "" => PathBuf::from("/"),
+            path => PathBuf::from(path),
+        };
+        let backend = Self {
+            nfs: nfs::Server::new(),
+            nvmet: nvmet::Target::new(Path::new("/sys/kernel/config/nvmet"), &root),
+            pool,
+            root,
+        };
+        let mount = format!("/mnt/{}", backend.pool);
+        let datasets = backend.datasets(&Scope::Paths(std::slice::from_ref(&backend.pool)))?;
+        let found = datasets.first().and_then(|dataset| dataset.raw("mountpoint")).unwrap_or("nothing");
+        anyhow::ensure!(found == mount, "pool {} is mounted at {found}, not at {mount}", backend.pool);
+        Ok(backend)
+    }
+
+    /// A path of the appliance on this machine.
+    fn real(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+}
+
+impl Backend for Zfs {
+    fn pools(&self) -> Result<Vec<Pool>> {
+        let text = run("zpool", &["list", "-Hp", "-o", "name,guid,size,alloc,free,health", &self.pool])?;
+        listing::pools(&text)
+    }
+
+    fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>> {
+        let mut arguments = vec!["get", "-j", "-p", "-t", "filesystem,volume"];
+        match scope {
+            Scope::All => arguments.extend(["-r", "all", &self.pool]),
+            Scope::Below([]) | Scope::Paths([]) => return Ok(Vec::new()),
+            Scope::Below(names) => {
+                arguments.extend(["-r", "all"]);
+                arguments.extend(names.iter().map(String::as_str));
+            }
+            Scope::Paths(names) => {
+                arguments.push("all");
+                arguments.extend(names.iter().map(String::as_str));
+            }
+        }
+        let mut datasets = listing::datasets(&command::zfs_listing(&arguments)?, &self.root)?;
+        datasets.retain(|dataset| dataset.pool() == self.pool);
+        Ok(datasets)
+    }
+
+    fn create_dataset(&self, new: &NewDataset) -> Result<()> {
+        let mut arguments = vec!["create".to_owned()];
+        let mut thick = false;
+        for (key, value) in new.properties.iter().chain(&new.user_properties) {
+            match key.as_str() {
+                "volsize" => arguments.extend(["-V".to_owned(), value.clone()]),
+                // What `zfs create -V` does by itself when it is not told to be sparse.
+                "refreservation" if new.kind == DatasetKind::Volume && value == "auto" => thick = true,
+                _ => arguments.extend(["-o".to_owned(), format!("{key}={value}")]),
+            }
+        }
+        if new.kind == DatasetKind::Volume && !thick {
+            arguments.push("-s".to_owned());
+        }
+        arguments.push(new.name.clone());
+        zfs(&arguments).map(drop)
+    }
+
+    fn set_properties(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
+        set(name, changes)
+    }
+
+    fn destroy_dataset(&self, name: &str, recursive: bool, force: bool) -> Result<()> {
+        let mut arguments = vec!["destroy".to_owned()];
+        arguments.extend(recursive.then(|| "-r".to_owned()));
+        arguments.extend(force.then(|| "-f".to_owned()));
+        arguments.push(name.to_owned());
+        zfs_busy(&arguments)
+    }
+
+    fn promote(&self, name: &str) -> Result<()> {
+        zfs(&["promote", name]).map(drop)
+    }
+
+    fn rename_dataset(&self, name: &str, to: &str) -> Result<()> {
+        zfs_busy(&["rename".to_owned(), name.to_owned(), to.to_owned()])
+    }
+
+    fn snapshots(&self, of: Option<&str>) -> Result<Vec<Snapshot>> {
+        let arguments = match of {
+            // Depth 1 below a dataset are its own snapshots.
+            Some(dataset) => ["get", "-j", "-p", "-t", "snapshot", "-d", "1", "all", dataset].to_vec(),
+            None => ["get", "-j", "-p", "-t", "snapshot", "-r", "all", &self.pool].to_vec(),
+        };
+        listing::snapshots(&command::zfs_listing(&arguments)?)
+    }
+
+    fn create_snapshot(
+        &self,
+        datasets: &[String],
+        name: &str,
+        user_properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let mut arguments = vec!["snapshot".to_owned()];
+        for (key, value) in user_properties {
+            arguments.extend(["-o".to_owned(), format!("{key}={value}")]);
+        }
+        arguments.extend(datasets.iter().map(|dataset| format!("{dataset}@{name}")));
+        zfs(&arguments).map(drop)
+    }
+
+    fn destroy_snapshot(&self, dataset: &str, name: &str, defer: bool) -> Result<()> {
+        let mut arguments = vec!["destroy".to_owned()];
+        arguments.extend(defer.then(|| "-d".to_owned()));
+        arguments.push(format!("{dataset}@{name}"));
+        zfs(&arguments).map(drop)
+    }
+
+    fn clone_snapshot(
+        &self,
+        dataset: &str,
+        name: &str,
+        to: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let mut arguments = vec!["clone".to_owned()];
+        for (key, value) in properties {
+            arguments.extend(["-o".to_owned(), format!("{key}={value}")]);
+        }
+        arguments.extend([format!("{dataset}@{name}"), to.to_owned()]);
+        zfs(&arguments).map(drop)
+    }
+
+    fn hold_snapshot(&self, dataset: &str, name: &str, held: bool) -> Result<()> {
+        let id = format!("{dataset}@{name}");
+        if held {
+            return zfs(&["hold", HOLD_TAG, &id]).map(drop);
+        }
+        let holds = zfs(&["holds", "-H", &id])?;
+        for tag in holds.lines().filter_map(|line| line.split('\t').nth(1)) {
+            zfs(&["release", tag, &id])?;
+        }
+        Ok(())
+    }
+
+    fn rollback(&self, dataset: &str, name: &str, recursive: bool) -> Result<()> {
+        let id = format!("{dataset}@{name}");
+        let arguments = if recursive { vec!["rollback", "-r", &id] } else { vec!["rollback", &id] };
+        zfs(&arguments).map(drop)
+    }
+
+    fn set_snapshot_properties(
+        &self,
+        dataset: &str,
+        name: &str,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Result<()> {
+        set(&format!("{dataset}@{name}"), changes)
+    }
+
+    fn path_exists(&self, path: &str) -> bool {
+        self.real(path).symlink_metadata().is_ok()
+    }
+
+    fn make_directory(&self, path: &str) -> Result<()> {
+        let path = self.real(path);
+        std::fs::create_dir_all(&path)
+            .map_err(|error| BackendError::new(Refusal::Other, format!("mkdir {}: {error}", path.display())))
+    }
+
+    fn device_ready(&self, zvol: &str) -> bool {
+        // udevd makes the link; following it proves that the device is there too.
+        Path::new("/dev/zvol")
+            .join(zvol)
+            .metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_block_device())
+    }
+
+    fn volume_grown(&self, zvol: &str) -> Result<()> {
+        self.nvmet.revalidate(zvol)
+    }
+
+    fn apply_nfs(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
+        self.nfs.apply(running, exports)
+    }
+
+    fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()> {
+        self.nvmet.apply(target)
+    }
+
+    fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>> {
+        Ok(nvmet::sessions(Path::new("/sys/kernel/debug/nvmet")))
+    }
+}
+
+/// Sets what has a value in one operation, then inherits the rest, one by one as `zfs inherit` wants it.
+fn set(name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
+    let mut arguments = vec!["set".to_owned()];
+    arguments.extend(
+        changes.iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}"))),
+    );
+    if arguments.len() > 1 {
+        arguments.push(name.to_owned());
+        zfs(&arguments)?;
+    }
+    for (key, _) in changes.iter().filter(|(_, value)| value.is_none()) {
+        zfs(&["inherit", key, name])?;
+    }
+    Ok(())
+}

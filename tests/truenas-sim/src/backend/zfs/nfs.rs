@@ -1,0 +1,213 @@
+//! The kernel's NFS server: exports, start and stop.
+//!
+//! The rule it keeps: the file of exports is written whole and `exportfs -r` makes the kernel match it. A new server
+//! leaves its grace period at once: nothing has locks to reclaim in a guest that is thrown away, and the first open
+//! would wait 90 s.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use super::command::run;
+use crate::backend::{BackendError, NfsExport, NfsSecurity, Refusal, Result};
+
+/// Kernel threads of the server.
+const THREADS: &str = "8";
+/// exportfs reads every file of this directory that ends in `.exports`.
+const EXPORTS: &str = "/etc/exports.d/truenas.exports";
+/// The server's control files.
+const NFSD: &str = "/proc/fs/nfsd";
+
+/// The server of this machine.
+#[derive(Debug)]
+pub(super) struct Server {
+    exports: PathBuf,
+    mountd: Mutex<Option<Child>>,
+}
+
+impl Server {
+    pub(super) fn new() -> Self {
+        Self { exports: PathBuf::from(EXPORTS), mountd: Mutex::new(None) }
+    }
+
+    /// Serves exactly these exports, or nothing.
+    pub(super) fn apply(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
+        let mut mountd = self.mountd.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = if running { render(exports) } else { String::new() };
+        if let Some(directory) = self.exports.parent() {
+            fs::create_dir_all(directory).map_err(|error| failed("making", directory, &error))?;
+        }
+        fs::write(&self.exports, text).map_err(|error| failed("writing", &self.exports, &error))?;
+        if !running {
+            return stop(&mut mountd);
+        }
+        if mountd.is_none() {
+            start(&mut mountd)?;
+        }
+        run("exportfs", &["-r"]).map(drop)
+    }
+}
+
+fn start(mountd: &mut Option<Child>) -> Result<()> {
+    run("rpc.nfsd", &[THREADS])?;
+    let child =
+        Command::new("rpc.mountd").args(["--foreground", "--no-udp"]).stdin(Stdio::null()).spawn().map_err(
+            |error| BackendError::new(Refusal::Other, format!("rpc.mountd cannot be started: {error}")),
+        )?;
+    *mountd = Some(child);
+    let grace = Path::new(NFSD).join("v4_end_grace");
+    fs::write(&grace, "Y").map_err(|error| failed("writing", &grace, &error))
+}
+
+fn stop(mountd: &mut Option<Child>) -> Result<()> {
+    run("exportfs", &["-r"])?;
+    run("rpc.nfsd", &["0"])?;
+    if let Some(mut child) = mountd.take() {
+        // An error means that it has ended by itself.
+        let _ended = child.kill();
+        let _status = child.wait();
+    }
+    Ok(())
+}
+
+/// The text of the file of exports: one line per path, one client list per host and network.
+fn render(exports: &[NfsExport]) -> String {
+    let mut paths: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for export in exports {
+        let options = options(export);
+        let mut clients: Vec<&str> =
+            export.hosts.iter().chain(&export.networks).map(String::as_str).collect();
+        if clients.is_empty() {
+            clients.push("*");
+        }
+        let line = paths.entry(&export.path).or_default();
+        line.extend(clients.into_iter().map(|client| format!("{client}({options})")));
+    }
+    paths.into_iter().fold(String::new(), |mut text, (path, clients)| {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(text, "{} {}", quoted(path), clients.join(" "));
+        text
+    })
+}
+
+/// exports(5): a path may stand in quotes, with octal escapes.
+fn quoted(path: &str) -> String {
+    let escaped: String = path
+        .chars()
+        .map(|letter| match letter {
+            '"' | '\\' => format!("\\{:03o}", letter as u32),
+            other => other.to_string(),
+        })
+        .collect();
+    format!("\"{escaped}\"")
+}
+
+/// Options as TrueNAS renders them: asynchronous never, squashing from `maproot` and `mapall`.
+fn options(export: &NfsExport) -> String {
+    let mut options = vec!["sync".to_owned(), "no_subtree_check".to_owned()];
+    if !export.security.is_empty() {
+        let names: Vec<&str> = export.security.iter().map(|security| name(*security)).collect();
+        options.push(format!("sec={}", names.join(":")));
+    }
+    options.push(if export.read_only { "ro" } else { "rw" }.to_owned());
+    let (user, group) = if export.mapall.0.is_some() {
+        options.push("all_squash".to_owned());
+        &export.mapall
+    } else {
+        &export.maproot
+    };
+    let uid = user.as_deref().map(|user| id("/etc/passwd", user));
+    let gid = group.as_deref().map(|group| id("/etc/group", group));
+    if export.mapall.0.is_none() && uid == Some(0) && gid == Some(0) {
+        options.push("no_root_squash".to_owned());
+    } else {
+        options.extend(uid.map(|uid| format!("anonuid={uid}")));
+        options.extend(gid.map(|gid| format!("anongid={gid}")));
+    }
+    options.join(",")
+}
+
+fn name(security: NfsSecurity) -> &'static str {
+    match security {
+        NfsSecurity::Sys => "sys",
+        NfsSecurity::Krb5 => "krb5",
+        NfsSecurity::Krb5i => "krb5i",
+        NfsSecurity::Krb5p => "krb5p",
+    }
+}
+
+/// Number of a user or group by the local database; the API layer has checked that it exists, `nobody` otherwise.
+fn id(database: &str, name: &str) -> u32 {
+    if name == "root" {
+        return 0;
+    }
+    let text = fs::read_to_string(database).unwrap_or_default();
+    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = lines.find_map(|fields| match fields.as_slice() {
+        [first, _, number, ..] if *first == name => number.parse().ok(),
+        _ => None,
+    });
+    found.unwrap_or(65534)
+}
+
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> BackendError {
+    BackendError::new(Refusal::Other, format!("{what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(path: &str) -> NfsExport {
+        NfsExport {
+            id: 1,
+            path: path.into(),
+            read_only: false,
+            hosts: Vec::new(),
+            networks: Vec::new(),
+            maproot: (None, None),
+            mapall: (None, None),
+            security: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_export_that_names_nobody_in_particular_is_for_everyone() {
+        assert_eq!(render(&[export("/mnt/tank/a")]), "\"/mnt/tank/a\" *(sync,no_subtree_check,rw)\n");
+    }
+
+    #[test]
+    fn root_keeps_its_power_only_with_user_and_group_root() {
+        let root = |user: Option<&str>, group: Option<&str>| {
+            let mut export = export("/mnt/tank/a");
+            export.maproot = (user.map(str::to_owned), group.map(str::to_owned));
+            options(&export)
+        };
+        assert!(root(Some("root"), Some("root")).ends_with("rw,no_root_squash"));
+        assert!(root(Some("root"), None).ends_with("rw,anonuid=0"));
+        assert!(root(None, None).ends_with("rw"));
+    }
+
+    #[test]
+    fn shares_of_one_path_are_one_line() {
+        let mut one = export("/mnt/tank/a b\"c");
+        one.hosts = vec!["192.0.2.1".into()];
+        let mut two = one.clone();
+        two.hosts = vec![];
+        two.networks = vec!["198.51.100.0/24".into()];
+        two.read_only = true;
+        assert_eq!(
+            render(&[one, two]),
+            "\"/mnt/tank/a b\\042c\" 192.0.2.1(sync,no_subtree_check,rw) \
+             198.51.100.0/24(sync,no_subtree_check,ro)\n"
+        );
+    }
+
+    #[test]
+    fn nothing_exported_is_an_empty_file() {
+        assert_eq!(render(&[]), "");
+    }
+}

@@ -1,0 +1,198 @@
+//! From rows to what the servers shall serve. Called under the service's lock after every change.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::appliance::Shared;
+use crate::backend::{
+    NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSubsystem, NvmetTarget,
+};
+use crate::failure::{ESERVICESTARTFAILURE, Failure};
+use crate::state::{Row, Rows, Table};
+
+/// How far the exports are up while the appliance boots. TrueNAS renders the NVMe target's port links before its
+/// namespaces, so a host that reconnects early is refused or finds no namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Nothing is served.
+    Down,
+    /// NVMe ports answer, no subsystem is behind them.
+    Port,
+    /// Subsystems are linked to the ports, no host is allowed and no namespace is there.
+    Subsystem,
+    /// Hosts are allowed, no namespace is there.
+    Host,
+    /// Everything is served, NFS too.
+    Complete,
+}
+
+fn text<'a>(row: &'a Row, key: &str) -> &'a str {
+    row.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn owned(row: &Row, key: &str) -> Option<String> {
+    row.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn is_on(row: &Row, key: &str) -> bool {
+    row.get(key) == Some(&Value::Bool(true))
+}
+
+fn number(row: &Row, key: &str) -> i64 {
+    row.get(key).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn list(row: &Row, key: &str) -> Vec<String> {
+    row.get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v.as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Whether a service runs.
+pub(crate) fn running(rows: &Rows, service: &str) -> bool {
+    rows.find(Table::Service, "service", &json!(service))
+        .is_some_and(|(_, row)| text(row, "state") == "RUNNING")
+}
+
+/// The enabled NFS shares, as the server shall export them.
+fn nfs_exports(rows: &Rows) -> Vec<NfsExport> {
+    rows.all(Table::Nfs)
+        .filter(|(_, row)| is_on(row, "enabled"))
+        .map(|(id, row)| NfsExport {
+            id,
+            path: text(row, "path").to_owned(),
+            read_only: is_on(row, "ro"),
+            hosts: list(row, "hosts"),
+            networks: list(row, "networks"),
+            maproot: (owned(row, "maproot_user"), owned(row, "maproot_group")),
+            mapall: (owned(row, "mapall_user"), owned(row, "mapall_group")),
+            security: list(row, "security")
+                .iter()
+                .filter_map(|flavour| match flavour.as_str() {
+                    "SYS" => Some(NfsSecurity::Sys),
+                    "KRB5" => Some(NfsSecurity::Krb5),
+                    "KRB5I" => Some(NfsSecurity::Krb5i),
+                    "KRB5P" => Some(NfsSecurity::Krb5p),
+                    _ => None,
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// The NVMe target as far as the stage lets it be.
+fn nvmet_target(rows: &Rows, stage: Stage) -> NvmetTarget {
+    let hosts = rows
+        .all(Table::Host)
+        .map(|(_, row)| NvmetHost {
+            nqn: text(row, "hostnqn").to_owned(),
+            dhchap_key: owned(row, "dhchap_key"),
+            dhchap_ctrl_key: owned(row, "dhchap_ctrl_key"),
+            dhchap_dhgroup: owned(row, "dhchap_dhgroup"),
+            dhchap_hash: text(row, "dhchap_hash").to_owned(),
+        })
+        .collect();
+    let linked = |table, own: &str, id: i64, other: &str| -> Vec<i64> {
+        rows.all(table)
+            .filter(|(_, link)| number(link, own) == id)
+            .map(|(_, link)| number(link, other))
+            .collect()
+    };
+    let subsystems = rows
+        .all(Table::Subsys)
+        .map(|(id, row)| NvmetSubsystem {
+            nqn: text(row, "subnqn").to_owned(),
+            serial: text(row, "serial").to_owned(),
+            allow_any_host: is_on(row, "allow_any_host"),
+            qid_max: row.get("qid_max").and_then(Value::as_i64),
+            ieee_oui: owned(row, "ieee_oui"),
+            namespaces: if stage < Stage::Complete {
+                Vec::new()
+            } else {
+                rows.all(Table::Namespace)
+                    .filter(|(_, ns)| number(ns, "subsys_id") == id)
+                    .filter_map(|(_, ns)| namespace(ns))
+                    .collect()
+            },
+            allowed_hosts: if stage < Stage::Host {
+                Vec::new()
+            } else {
+                linked(Table::HostSubsys, "subsys_id", id, "host_id")
+                    .into_iter()
+                    .filter_map(|host| rows.get(Table::Host, host).map(|row| text(row, "hostnqn").to_owned()))
+                    .collect()
+            },
+        })
+        .collect();
+    let ports = rows
+        .all(Table::Port)
+        .filter(|(_, row)| is_on(row, "enabled"))
+        .filter_map(|(id, row)| {
+            Some(NvmetPort {
+                index: number(row, "index"),
+                transport: text(row, "addr_trtype").to_lowercase(),
+                address: text(row, "addr_traddr").parse::<IpAddr>().ok()?,
+                service_id: u16::try_from(number(row, "addr_trsvcid")).ok()?,
+                subsystems: if stage < Stage::Subsystem {
+                    Vec::new()
+                } else {
+                    linked(Table::PortSubsys, "port_id", id, "subsys_id")
+                        .into_iter()
+                        .filter_map(|s| rows.get(Table::Subsys, s).map(|row| text(row, "subnqn").to_owned()))
+                        .collect()
+                },
+                answers_alone: stage == Stage::Port,
+            })
+        })
+        .collect();
+    NvmetTarget { running: running(rows, "nvmet") && stage > Stage::Down, hosts, subsystems, ports }
+}
+
+fn namespace(row: &Row) -> Option<NvmetNamespace> {
+    let path = text(row, "device_path");
+    let device = match path.strip_prefix("zvol/") {
+        Some(zvol) => NvmetDevice::Zvol(zvol.to_owned()),
+        None => NvmetDevice::File(path.to_owned()),
+    };
+    Some(NvmetNamespace {
+        nsid: u32::try_from(number(row, "nsid")).ok()?,
+        device,
+        uuid: text(row, "device_uuid").to_owned(),
+        nguid: text(row, "device_nguid").to_owned(),
+        enabled: is_on(row, "enabled"),
+    })
+}
+
+fn reload(shared: &Shared) {
+    let reload = shared.faults.reload();
+    if !reload.is_zero() {
+        // Models the time that the service's reload takes, under the service's lock.
+        std::thread::sleep(reload);
+    }
+}
+
+/// Makes the NFS server serve the rows. A failure leaves the rows as they are, as on the appliance.
+pub(crate) fn apply_nfs(shared: &Arc<Shared>) -> Result<(), Failure> {
+    reload(shared);
+    let (is_running, exports) = {
+        let rows = shared.rows();
+        (running(&rows, "nfs") && shared.stage() == Stage::Complete, nfs_exports(&rows))
+    };
+    let exports: Vec<NfsExport> =
+        exports.into_iter().filter(|export| shared.backend.path_exists(&export.path)).collect();
+    shared.backend.apply_nfs(is_running, &exports).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
+}
+
+/// Makes the NVMe target serve the rows.
+pub(crate) fn apply_nvmet(shared: &Arc<Shared>) -> Result<(), Failure> {
+    reload(shared);
+    let target = nvmet_target(&shared.rows(), shared.stage());
+    shared.backend.apply_nvmet(&target).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
+}

@@ -1,0 +1,176 @@
+//! Cross-field rules that the request models carry in code, and the checks of names shared by several methods.
+
+use serde_json::{Map, Value};
+
+use crate::failure::Item;
+use crate::query;
+
+/// Rules that look at the raw parameter before its types are checked.
+pub(super) fn before(method: &str, parameter: &str, value: &mut Value, findings: &mut Vec<Item>) {
+    if matches!(method, "sharing.smb.create" | "sharing.smb.update")
+        && parameter == "data"
+        && let Value::Object(data) = value
+    {
+        smb_purpose(data, findings);
+    }
+}
+
+/// The purpose is given once, outside; the models copy it into the options to choose their type by it.
+fn smb_purpose(data: &mut Map<String, Value>, findings: &mut Vec<Item>) {
+    let purpose = data.get("purpose").cloned();
+    match (data.get_mut("options"), purpose) {
+        (Some(Value::Object(options)), Some(purpose)) => {
+            options.insert("purpose".into(), purpose);
+        }
+        (Some(_), None) => {
+            findings.push(Item::new("data", "Value error, You must set `purpose` if you set `options`."));
+            data.remove("options");
+        }
+        _ => {}
+    }
+}
+
+/// Rules that look at a parameter whose types are right.
+pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut Vec<Item>) {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let mut refuse = |attribute: String, words: String| findings.push(Item::new(attribute, words));
+    match (method, parameter) {
+        (_, "filters") => {
+            if let Err(words) = query::check_filters(value) {
+                refuse("filters".into(), format!("Value error, {words}"));
+            }
+        }
+        (_, "options") if value.get("order_by").is_some() => {
+            if let Err(words) = query::check_options(value) {
+                refuse("options".into(), format!("Value error, {words}"));
+            }
+        }
+        ("nvmet.subsys.create" | "nvmet.subsys.update", _) => {
+            if let Some(Err(words)) = text("subnqn").map(check_nqn) {
+                refuse(format!("{parameter}.subnqn"), format!("Value error, {words}"));
+            }
+        }
+        ("nvmet.global.update", _) => {
+            if let Some(Err(words)) = text("basenqn").map(check_nqn) {
+                refuse(format!("{parameter}.basenqn"), format!("Value error, {words}"));
+            }
+        }
+        ("nvmet.host.create" | "nvmet.host.update", _) => {
+            if let Some(Err(words)) = text("hostnqn").map(check_nqn) {
+                refuse(format!("{parameter}.hostnqn"), format!("Value error, {words}"));
+            }
+            if method == "nvmet.host.create"
+                && text("dhchap_ctrl_key").is_some()
+                && text("dhchap_key").is_none()
+            {
+                let words =
+                    "Value error, Cannot configure bi-directional authentication without setting dhchap_key";
+                refuse(parameter.to_owned(), words.into());
+            }
+            for key in ["dhchap_key", "dhchap_ctrl_key"] {
+                if text(key).is_some_and(|k| !is_dhchap_key(k)) {
+                    refuse(
+                        format!("{parameter}.{key}"),
+                        "Value error, key is not in the DHHC-1 format".into(),
+                    );
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `DHHC-1:0x:<base64>:`
+fn is_dhchap_key(key: &str) -> bool {
+    let mut parts = key.split(':');
+    parts.next() == Some("DHHC-1")
+        && parts.next().is_some_and(|hash| matches!(hash, "00" | "01" | "02" | "03"))
+        && parts.next().is_some_and(|secret| !secret.is_empty())
+        && parts.next() == Some("")
+        && parts.next().is_none()
+}
+
+const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
+
+/// Checks an NVMe qualified name: `nqn.YYYY-MM.<reverse domain>:<name>` or the uuid form. The error is in the
+/// appliance's words.
+fn check_nqn(nqn: &str) -> Result<(), String> {
+    let Some(rest) = nqn.strip_prefix("nqn") else {
+        return Err(format!("{nqn}: must start with \"nqn\""));
+    };
+    if let Some(uuid) = nqn.strip_prefix(UUID_PREFIX) {
+        if uuid.len() != 36 {
+            return Err(format!("{nqn}: uuid is incorrect length"));
+        }
+        return uuid::Uuid::parse_str(uuid).map(|_| ()).map_err(|_| format!("{nqn}: uuid is not valid"));
+    }
+    let Some(rest) = rest.strip_prefix('.') else {
+        return Err(format!("{nqn}: must start with \"nqn.\""));
+    };
+    let date_ok = |date: &str| {
+        date.split_once('-').is_some_and(|(year, month)| {
+            year.len() == 4
+                && year.bytes().all(|b| b.is_ascii_digit())
+                && month.len() == 2
+                && month.parse::<u8>().is_ok_and(|m| (1..=12).contains(&m))
+        })
+    };
+    match rest.split_once('.') {
+        Some((date, domain)) if date_ok(date) => match domain.split_once(':') {
+            Some((domain, name)) if !domain.is_empty() && !name.is_empty() => Ok(()),
+            _ => Err(format!("{nqn}: must have a reverse domain name and a user defined name")),
+        },
+        _ => Err(format!("{nqn}: must start with \"nqn.YYYY-MM.\"")),
+    }
+}
+
+/// Whether ZFS takes this as the full name of a dataset below a pool: components of letters, digits, space and
+/// `-_.:`, none empty, none `.` or `..`, no trailing space, at most 255 bytes.
+pub fn is_dataset_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | ' ');
+    name.len() <= 255
+        && !name.ends_with(' ')
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && part.chars().all(allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nqns_of_both_forms_are_accepted() {
+        for good in [
+            "nqn.2024-01.io.example:pvc-1",
+            "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555",
+            "nqn.2011-06.com.truenas:uuid:4d33:a:b",
+        ] {
+            assert_eq!(check_nqn(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn malformed_nqns_are_refused() {
+        for bad in [
+            "",
+            "nqn",
+            "nqn.2024-13.io.example:x",
+            "nqn.24-01.io:x",
+            "nqn.2024-01.io.example",
+            "nqn.2024-01.:x",
+        ] {
+            assert!(check_nqn(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dataset_names_are_those_of_zfs() {
+        assert!(is_dataset_name("tank/a b/c-1_2.3:4"));
+        for bad in ["tank//a", "tank/a ", "/tank", "tank/a@s", "tank/..", "tank/ü", "1tank/a", "tank/a/", ""]
+        {
+            assert!(!is_dataset_name(bad), "{bad}");
+        }
+    }
+}
