@@ -38,6 +38,12 @@ impl HostRoot {
         Self { sys: root.join("sys"), dev: root.join("dev"), proc: root.join("proc"), nodes: Nodes::Text }
     }
 
+    /// A pretend host whose device nodes are real block special files: for tests with privilege that mount them.
+    #[must_use]
+    pub fn pretend_with_devices(root: &Path) -> Self {
+        Self { nodes: Nodes::Special, ..Self::pretend(root) }
+    }
+
     /// A path below sysfs.
     #[must_use]
     pub fn sys(&self, relative: impl AsRef<Path>) -> PathBuf {

@@ -205,11 +205,11 @@ async fn c6_dead_portal_the_first_path_suffices_and_nobody_waits_for_the_other()
 #[tokio::test]
 async fn a_refused_portal_does_not_spoil_a_good_one_and_all_refusals_are_told() {
     let lab = lab();
-    lab.kernel.with(|state| state.refuse(A, Errno::ECONNREFUSED)));
+    lab.kernel.with(|state| state.refuse(A, Errno::ECONNREFUSED));
     assert_eq!(lab.nvme().connect(&target(&[A, B]), later()).await.unwrap(), Connected::New);
     lab.nvme().disconnect(&nqn(1), later()).await.unwrap();
 
-    lab.kernel.with(|state| state.refuse(B, Errno::EIO)));
+    lab.kernel.with(|state| state.refuse(B, Errno::EIO));
     let error = lab.nvme().connect(&target(&[A, B]), later()).await.unwrap_err();
     let words = error.to_string();
     assert!(words.contains(A) && words.contains("nothing listens") && words.contains(B), "{words}");
@@ -221,7 +221,7 @@ async fn a_refused_portal_does_not_spoil_a_good_one_and_all_refusals_are_told() 
 async fn a_missing_module_and_a_clash_of_identities_say_what_to_do() {
     let lab = lab();
     std::fs::remove_dir_all(lab.host.path("sys/module/nvme_tcp")).unwrap();
-    lab.kernel.with(|state| state.refuse(A, Errno::EINVAL)));
+    lab.kernel.with(|state| state.refuse(A, Errno::EINVAL));
     let error = lab.nvme().connect(&target(&[A]), later()).await.unwrap_err();
     assert!(error.to_string().contains("modprobe nvme-tcp"), "{error}");
     assert_eq!(error.kind(), Kind::FailedPrecondition);
@@ -308,13 +308,13 @@ async fn c6_missed_aen_a_namespace_that_nobody_announced_is_asked_for() {
 #[tokio::test]
 async fn a_path_that_the_kernel_reports_but_nobody_sees_is_no_success() {
     let lab = lab();
-    lab.kernel.with(|state| state.refuse(A, Errno::EALREADY)));
+    lab.kernel.with(|state| state.refuse(A, Errno::EALREADY));
     let error = lab.nvme().connect(&target(&[A]), later()).await.unwrap_err();
     assert!(error.to_string().contains("no controller of this host is there"), "{error}");
 
     lab.kernel.with(|state| state.errors.clear());
     lab.nvme().connect(&target(&[A]), later()).await.unwrap();
-    lab.kernel.with(|state| state.refuse(A, Errno::EALREADY)));
+    lab.kernel.with(|state| state.refuse(A, Errno::EALREADY));
     lab.host.set_state(0, "deleting");
     assert!(lab.nvme().connect(&target(&[A]), later()).await.is_err());
     lab.host.set_state(0, "connecting");
