@@ -235,6 +235,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The WebSocket library prints every message, logins included, at the `trace` level of the `log` crate.
+    #[test]
+    fn the_level_at_which_messages_would_be_printed_is_not_compiled_in() {
+        assert!(log::STATIC_MAX_LEVEL <= log::LevelFilter::Debug);
+    }
+
     #[test]
     fn a_null_result_is_an_answer() {
         let Ok(Incoming::Answer { id: 3, outcome: Ok(raw) }) =

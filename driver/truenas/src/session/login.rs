@@ -74,7 +74,10 @@ impl From<AskError> for LoginError {
         match error {
             AskError::Failed(why) => Self::Failed(why),
             AskError::Api(e) if e.is_rate_limited() => Self::RateLimited,
-            AskError::Api(e) => Self::Failed(e.to_string()),
+            // The words of an error could repeat the key.
+            AskError::Api(e) => {
+                Self::Failed(format!("{}: JSON-RPC error {}, errno {}", e.method, e.code, e.errno))
+            }
         }
     }
 }
@@ -179,7 +182,11 @@ impl Login {
                 "this is the standby controller of an HA pair; use the virtual address (the active one: {})",
                 answer.urls.join(", ")
             ))),
-            other => refused(LoginRefusal::Unexpected(other.chars().take(40).collect())),
+            // Nothing that could be part of what was sent is repeated.
+            other if other.len() <= 40 && other.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') => {
+                refused(LoginRefusal::Unexpected(other.to_owned()))
+            }
+            _ => refused(LoginRefusal::Unexpected("an unknown verdict".to_owned())),
         }
     }
 

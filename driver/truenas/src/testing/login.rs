@@ -147,6 +147,42 @@ async fn a_new_key_in_the_file_ends_the_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_key_of_another_owner_is_tried_alone_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "1-old").unwrap();
+    let mut site = Site::new();
+    let mut options = options();
+    options.api_key = ApiKey::from_file(&file).unwrap();
+    let client = site.client_with(options);
+    let peer = site.session().await;
+    until(&client, ConnectionState::is_connected).await;
+    std::fs::write(&file, "2-new").unwrap();
+    peer.cut();
+    let mut peer = site.peer().await;
+    verdict(&mut peer, "AUTH_ERR").await;
+    let login = peer.expect("auth.login_with_api_key").await;
+    assert_eq!(login.params, json!(["2-new"]));
+    peer.answer(&login, json!(false));
+    assert_eq!(refusal(&client).await, LoginRefusal::WrongKeyOrUser);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_what_worked_before_is_forgotten() {
+    let mut site = Site::new();
+    let client = site.client();
+    let peer = site.session().await;
+    until(&client, ConnectionState::is_connected).await;
+    peer.cut();
+    let mut peer = site.peer().await;
+    verdict(&mut peer, "AUTH_ERR").await;
+    assert_eq!(refusal(&client).await, LoginRefusal::WrongKey { user: "truenas_admin".into() });
+    let mut peer = site.peer().await;
+    verdict(&mut peer, "AUTH_ERR").await;
+    peer.expect("auth.login_with_api_key").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_verdict_has_its_words_and_no_second_login() {
     for (response, expected) in [
         ("EXPIRED", LoginRefusal::Expired),

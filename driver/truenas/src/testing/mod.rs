@@ -5,7 +5,6 @@
 mod calls;
 mod jobs;
 mod login;
-mod secrets;
 mod session;
 
 use std::sync::Arc;
