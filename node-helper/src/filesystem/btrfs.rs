@@ -3,7 +3,7 @@
 
 use super::kind::{GrowBy, Kind, Superblock, bytes};
 use super::options::{OptionRule, Value};
-use crate::tool::Tool;
+use crate::tool::{Privilege, Tool};
 
 /// btrfs.
 pub(super) struct Btrfs;
@@ -36,6 +36,10 @@ impl Kind for Btrfs {
 
     fn mkfs_overwrite(&self) -> &'static [&'static str] {
         &["-f"]
+    }
+
+    fn mkfs_privilege(&self) -> Privilege {
+        Privilege::None
     }
 
     fn mkfs_allowed(&self) -> &'static [OptionRule] {

@@ -2,7 +2,7 @@
 
 use super::kind::{GrowBy, Kind, Superblock, bytes};
 use super::options::{OptionRule, Value};
-use crate::tool::Tool;
+use crate::tool::{Privilege, Tool};
 
 /// ext4.
 pub(super) struct Ext4;
@@ -42,6 +42,10 @@ impl Kind for Ext4 {
     /// Without a terminal mke2fs asks nobody whether it may write over an old file system.
     fn mkfs_overwrite(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    fn mkfs_privilege(&self) -> Privilege {
+        Privilege::None
     }
 
     fn mkfs_allowed(&self) -> &'static [OptionRule] {

@@ -9,7 +9,7 @@ use super::btrfs::Btrfs;
 use super::ext4::Ext4;
 use super::options::OptionRule;
 use super::xfs::Xfs;
-use crate::tool::Tool;
+use crate::tool::{Privilege, Tool};
 
 /// A file system the helper makes and mounts on block volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +110,8 @@ pub(super) trait Kind: Sync {
     fn mkfs_arguments(&self) -> &'static [&'static str];
     /// Arguments that let the program write over the remains of an interrupted making.
     fn mkfs_overwrite(&self) -> &'static [&'static str];
+    /// What the making needs.
+    fn mkfs_privilege(&self) -> Privilege;
     /// mkfs options that a request may set.
     fn mkfs_allowed(&self) -> &'static [OptionRule];
     /// Whether a check before mounting is right; its program and arguments then.

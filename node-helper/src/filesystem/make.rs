@@ -49,7 +49,7 @@ impl Filesystems {
         let force = if permit.overwrite { kind.mkfs_overwrite() } else { &[] };
         let given = options.arguments().iter().map(String::as_str);
         let arguments: Vec<&str> = kind.mkfs_arguments().iter().chain(force).copied().chain(given).collect();
-        let output = self.on_device(node, kind.mkfs(), &arguments, Privilege::None, deadline).await?;
+        let output = self.on_device(node, kind.mkfs(), &arguments, kind.mkfs_privilege(), deadline).await?;
         if output.code != 0 {
             return Err(program(kind.mkfs(), node, output));
         }

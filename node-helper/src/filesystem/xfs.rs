@@ -3,7 +3,7 @@
 
 use super::kind::{GrowBy, Kind, Superblock, bytes};
 use super::options::{OptionRule, Value};
-use crate::tool::Tool;
+use crate::tool::{Privilege, Tool};
 
 /// XFS.
 pub(super) struct Xfs;
@@ -37,6 +37,12 @@ impl Kind for Xfs {
     /// mkfs.xfs writes its superblock first, so the remains of an interrupted run look like a file system to it.
     fn mkfs_overwrite(&self) -> &'static [&'static str] {
         &["-f"]
+    }
+
+    /// mkfs.xfs sets the block size of the device's page cache (`BLKBSZSET`), for which the kernel asks for
+    /// `CAP_SYS_ADMIN`.
+    fn mkfs_privilege(&self) -> Privilege {
+        Privilege::Inherited
     }
 
     fn mkfs_allowed(&self) -> &'static [OptionRule] {
