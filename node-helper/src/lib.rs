@@ -9,5 +9,21 @@
 //! * [`paths`], [`mount`], [`device`], [`attach`], [`filesystem`], [`tool`]: one kernel interface each;
 //! * [`host`], [`servers`], [`sandbox`]: who this host is, whom it may talk to, and what the process may do.
 
+pub mod attach;
+pub mod cli;
+pub mod config;
+pub mod device;
 pub mod failure;
+pub mod filesystem;
+pub mod host;
+pub mod ledger;
+pub mod mount;
+pub mod paths;
+pub mod registry;
+pub mod sandbox;
+pub mod servers;
+pub mod service;
+pub mod source;
+pub mod tool;
+pub mod volume;
 pub mod work;

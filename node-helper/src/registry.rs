@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::failure::Failure;
 
@@ -20,6 +21,7 @@ type Outcome<T> = Option<Result<T, Failure>>;
 #[derive(Debug)]
 pub struct Registry<K, T> {
     running: Arc<Mutex<HashMap<K, Running<T>>>>,
+    tasks: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ struct Running<T> {
 
 impl<K, T> Default for Registry<K, T> {
     fn default() -> Self {
-        Self { running: Arc::default() }
+        Self { running: Arc::default(), tasks: TaskTracker::new() }
     }
 }
 
@@ -95,13 +97,19 @@ where
             .insert(key.clone(), Running { verb, request, since: Instant::now(), outcome: receiver.clone() });
         drop(running);
         let hold = Hold { running: Arc::clone(&self.running), key: key.clone() };
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let result = work.await;
             // Free first, told second: who has the answer finds the volume free.
             drop(hold);
             sender.send_replace(Some(result));
         });
         Ok(receiver)
+    }
+
+    /// Waits until nothing runs. What is started meanwhile is waited for too.
+    pub async fn idle(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// How many operations run.

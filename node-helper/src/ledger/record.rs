@@ -18,6 +18,8 @@ pub enum Intent {
     Staged,
     /// Unstaging began.
     Unstaging,
+    /// Not staged; kept only for the formatting marker.
+    Unstaged,
 }
 
 /// Where the data comes from, without anything secret. SMB shares and SCSI units are the next variants.

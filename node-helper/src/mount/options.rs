@@ -9,6 +9,7 @@ use std::fmt;
 use rustix::mount::MountAttrFlags;
 
 use crate::failure::Failure;
+use crate::filesystem::FsType;
 
 /// Longest text of all options together, in bytes (CSI, "Size Limits").
 const MAX_TEXT: usize = 4096;
@@ -16,12 +17,8 @@ const MAX_TEXT: usize = 4096;
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// ext4(5).
-    Ext4,
-    /// xfs(5).
-    Xfs,
-    /// btrfs(5).
-    Btrfs,
+    /// A file system on a block device: ext4(5), xfs(5), btrfs(5).
+    Block(FsType),
     /// nfs(5), version 4.
     Nfs,
 }
@@ -29,30 +26,25 @@ pub enum Family {
 impl Family {
     fn name(self) -> &'static str {
         match self {
-            Self::Ext4 => "ext4",
-            Self::Xfs => "xfs",
-            Self::Btrfs => "btrfs",
+            Self::Block(kind) => kind.name(),
             Self::Nfs => "nfs",
         }
     }
 
-    /// Options that hold unless the caller says otherwise. Block volumes do without access times; ext4 stops writing
-    /// at the first error it finds; xfs clones carry their origin's UUID; NFS is 4.2 and waits for a server that is
-    /// away.
+    /// Options that hold unless the caller says otherwise: those of the file system, and for NFS version 4.2 and
+    /// waiting for a server that is away.
     fn defaults(self) -> &'static [&'static str] {
         match self {
-            Self::Ext4 => &["noatime", "errors=remount-ro"],
-            Self::Xfs => &["noatime", "nouuid"],
-            Self::Btrfs => &["noatime"],
+            Self::Block(kind) => kind.mount_defaults(),
             Self::Nfs => &["vers=4.2", "hard"],
         }
     }
 
     fn known(self) -> &'static [(&'static str, Value)] {
         match self {
-            Self::Ext4 => EXT4,
-            Self::Xfs => XFS,
-            Self::Btrfs => BTRFS,
+            Self::Block(FsType::Ext4) => EXT4,
+            Self::Block(FsType::Xfs) => XFS,
+            Self::Block(FsType::Btrfs) => BTRFS,
             Self::Nfs => NFS,
         }
     }
@@ -484,6 +476,10 @@ mod tests {
 
     use super::*;
 
+    const EXT4_FAMILY: Family = Family::Block(FsType::Ext4);
+    const XFS_FAMILY: Family = Family::Block(FsType::Xfs);
+    const BTRFS_FAMILY: Family = Family::Block(FsType::Btrfs);
+
     fn texts(family: Family, flags: &[&str], readonly: bool) -> Result<String, Failure> {
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         MountOptions::parse(family, &flags, readonly).map(|options| options.texts().join(","))
@@ -491,19 +487,19 @@ mod tests {
 
     #[test]
     fn defaults_hold_and_the_caller_wins() {
-        assert_eq!(texts(Family::Ext4, &[], false).unwrap(), "errors=remount-ro,noatime");
+        assert_eq!(texts(EXT4_FAMILY, &[], false).unwrap(), "errors=remount-ro,noatime");
         assert_eq!(
-            texts(Family::Ext4, &["relatime", "errors=continue"], false).unwrap(),
+            texts(EXT4_FAMILY, &["relatime", "errors=continue"], false).unwrap(),
             "errors=continue,relatime"
         );
-        assert_eq!(texts(Family::Xfs, &["discard"], false).unwrap(), "discard,noatime,nouuid");
+        assert_eq!(texts(XFS_FAMILY, &["discard"], false).unwrap(), "discard,noatime,nouuid");
         assert_eq!(texts(Family::Nfs, &["soft,nfsvers=4.1,nolock"], false).unwrap(), "soft,vers=4.1");
         assert_eq!(texts(Family::Nfs, &["vers=4"], false).unwrap(), "hard,vers=4.2");
     }
 
     #[test]
     fn read_only_is_never_undone() {
-        let options = MountOptions::parse(Family::Ext4, &["ro".to_owned(), "rw".to_owned()], true).unwrap();
+        let options = MountOptions::parse(EXT4_FAMILY, &["ro".to_owned(), "rw".to_owned()], true).unwrap();
         assert!(options.read_only());
         assert!(options.attributes().contains(MountAttrFlags::MOUNT_ATTR_RDONLY));
         assert!(options.parameters().iter().any(|parameter| parameter.key == "ro"));
@@ -513,27 +509,27 @@ mod tests {
     #[test]
     fn options_that_reach_elsewhere_are_refused_by_name() {
         for (family, option) in [
-            (Family::Xfs, "logdev=/dev/sda"),
-            (Family::Xfs, "rtdev=/dev/sda"),
-            (Family::Ext4, "journal_path=/dev/sda"),
-            (Family::Ext4, "errors=panic"),
-            (Family::Ext4, "usrjquota=a"),
+            (XFS_FAMILY, "logdev=/dev/sda"),
+            (XFS_FAMILY, "rtdev=/dev/sda"),
+            (EXT4_FAMILY, "journal_path=/dev/sda"),
+            (EXT4_FAMILY, "errors=panic"),
+            (EXT4_FAMILY, "usrjquota=a"),
             (Family::Nfs, "addr=198.51.100.1"),
             (Family::Nfs, "mountaddr=198.51.100.1"),
             (Family::Nfs, "clientaddr=198.51.100.1"),
             (Family::Nfs, "source=x"),
             (Family::Nfs, "vers=3"),
-            (Family::Btrfs, "device=/dev/sda"),
-            (Family::Ext4, "context=x"),
-            (Family::Ext4, "commit=1x"),
-            (Family::Ext4, "suid_dumpable"),
-            (Family::Ext4, "noatime=1"),
+            (BTRFS_FAMILY, "device=/dev/sda"),
+            (EXT4_FAMILY, "context=x"),
+            (EXT4_FAMILY, "commit=1x"),
+            (EXT4_FAMILY, "suid_dumpable"),
+            (EXT4_FAMILY, "noatime=1"),
         ] {
             assert!(texts(family, &[option], false).is_err(), "{option}");
         }
-        let failure = texts(Family::Ext4, &["password=hunter2"], false).unwrap_err();
+        let failure = texts(EXT4_FAMILY, &["password=hunter2"], false).unwrap_err();
         assert!(failure.message.contains("password") && !failure.message.contains("hunter2"), "{failure}");
-        assert!(texts(Family::Ext4, &["x".repeat(5000).as_str()], false).is_err());
+        assert!(texts(EXT4_FAMILY, &["x".repeat(5000).as_str()], false).is_err());
     }
 
     #[test]
@@ -549,8 +545,8 @@ mod tests {
             flags in proptest::collection::vec("ro|rw|noatime|strictatime|nodev|discard|nodiscard|commit=[0-9]{1,3}|data=journal", 0..8),
             readonly: bool,
         ) {
-            let once = MountOptions::parse(Family::Ext4, &flags, readonly).unwrap();
-            let again = MountOptions::parse(Family::Ext4, &once.texts(), readonly).unwrap();
+            let once = MountOptions::parse(EXT4_FAMILY, &flags, readonly).unwrap();
+            let again = MountOptions::parse(EXT4_FAMILY, &once.texts(), readonly).unwrap();
             prop_assert_eq!(once.texts(), again.texts());
         }
     }

@@ -1,4 +1,4 @@
-//! The one reader of `/proc/self/mountinfo`.
+//! The one reader of the kernel's mountinfo file.
 //!
 //! The kernel escapes space, tab, newline and backslash as octal in paths and sources (`fs/proc_namespace.c`); here
 //! they are plain again. Names that are not UTF-8 stay visible with replacement characters: such a mount is never
@@ -65,12 +65,12 @@ impl Mount {
 pub struct MountTable(Vec<Mount>);
 
 impl MountTable {
-    /// Reads the table of this process.
+    /// Reads the table of this process (of this thread, where a thread has a namespace of its own).
     ///
     /// # Errors
     /// When it cannot be read, or a line is not what proc(5) describes: an unreadable table is never an empty one.
     pub fn read() -> io::Result<Self> {
-        Self::parse(&std::fs::read("/proc/self/mountinfo")?)
+        Self::parse(&std::fs::read("/proc/thread-self/mountinfo")?)
     }
 
     /// Reads the table of process 1, where the permissions allow.

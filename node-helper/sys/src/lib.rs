@@ -4,5 +4,7 @@ pub mod block;
 pub mod child;
 mod mount_setattr;
 pub mod readiness;
+mod write_protection;
 
 pub use mount_setattr::mount_setattr;
+pub use write_protection::set_read_only;

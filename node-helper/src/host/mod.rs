@@ -1,0 +1,39 @@
+//! Who this host is and what it can do.
+
+pub mod addresses;
+pub mod identity;
+pub mod kernel;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use uuid::Uuid;
+
+/// The host as the appliance and the cluster know it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Name in Kubernetes.
+    pub node_name: String,
+    /// Random identity of this host.
+    pub uuid: Uuid,
+    /// Kernel release as in uname(2).
+    pub kernel: String,
+    /// Networks of `--storage-cidr`.
+    pub storage_networks: Vec<IpNet>,
+}
+
+impl Host {
+    /// The host's NVMe Qualified Name.
+    #[must_use]
+    pub fn nqn(&self) -> String {
+        tns_csi_proto::identity::host_nqn(&self.uuid)
+    }
+
+    /// Addresses from which this host reaches the storage at this moment, at least one.
+    ///
+    /// # Errors
+    /// In words, when there is none.
+    pub fn storage_addresses(&self) -> Result<Vec<IpAddr>, String> {
+        addresses::storage(&self.storage_networks)
+    }
+}

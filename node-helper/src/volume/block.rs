@@ -1,0 +1,275 @@
+//! Staging a block device: connect, find it by identity, prove what it holds, format only with proof, mount.
+
+use std::fs::OpenOptions;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Stage, StageAccess, Volumes};
+use crate::attach::{NvmeTarget, Target};
+use crate::device::{DeviceIdentity, NvmeIdentity, VolumeNode};
+use crate::failure::Failure;
+use crate::filesystem::{Content, Found, FsType, MkfsOptions};
+use crate::ledger::{Device, Formatting, Record};
+use crate::mount::{Detached, MountOptions};
+use crate::paths::Place;
+use crate::source::NvmeofSource;
+use crate::work;
+
+/// What a stage wants of a file system.
+struct Wanted<'a> {
+    kind: FsType,
+    options: &'a MountOptions,
+    mkfs_options: &'a MkfsOptions,
+}
+
+impl Volumes {
+    pub(super) async fn stage_block(
+        self: &Arc<Self>,
+        request: &Stage,
+        source: &NvmeofSource,
+        record: &mut Record,
+        place: Place,
+        deadline: Instant,
+    ) -> Result<&'static str, Failure> {
+        let target = self.target(source, deadline).await?;
+        let node = self.parts.attachments.attach(&target, deadline).await?.node;
+        if node.size < request.capacity {
+            return Err(Failure::precondition(format!(
+                "{} has {} bytes, volume {} should have at least {}: it is not used",
+                node.path.display(),
+                node.size,
+                request.volume,
+                request.capacity
+            )));
+        }
+        record.device = Some(Device::from(&node));
+        self.remember(&request.volume, record).await?;
+        match &request.access {
+            StageAccess::RawBlock { .. } => Ok("connected"),
+            StageAccess::Filesystem { kind, options, mkfs_options } => {
+                let wanted = Wanted { kind: *kind, options, mkfs_options };
+                self.stage_filesystem(request, &wanted, &node, record, place, deadline).await
+            }
+            StageAccess::Export { .. } => Err(Failure::invalid("a block source is not an export")),
+        }
+    }
+
+    /// Resolves every portal. One outside the list is never used; the others suffice.
+    async fn target(&self, source: &NvmeofSource, deadline: Instant) -> Result<Target, Failure> {
+        let mut portals: Vec<SocketAddr> = Vec::new();
+        let mut refused = None;
+        for portal in &source.portals {
+            match self.parts.servers.resolve(portal, deadline).await {
+                Ok(found) => portals.extend(found),
+                Err(failure) => {
+                    tracing::warn!(portal = portal.host, reason = %failure, "a portal is not used");
+                    refused = refused.or(Some(failure));
+                }
+            }
+        }
+        portals.sort_unstable();
+        portals.dedup();
+        if let (true, Some(failure)) = (portals.is_empty(), refused) {
+            return Err(failure);
+        }
+        let identity =
+            NvmeIdentity { subsystem_nqn: source.nqn.clone(), uuid: source.uuid, nguid: source.nguid };
+        let (io_queues, queue_size) = (source.io_queues, source.queue_size);
+        Ok(Target::Nvme(NvmeTarget { portals, identity, io_queues, queue_size }))
+    }
+
+    async fn stage_filesystem(
+        self: &Arc<Self>,
+        request: &Stage,
+        wanted: &Wanted<'_>,
+        node: &VolumeNode,
+        record: &mut Record,
+        place: Place,
+        deadline: Instant,
+    ) -> Result<&'static str, Failure> {
+        let probed = self.parts.filesystems.probe(node, deadline).await?;
+        let formatted = match &probed.content {
+            Content::Filesystem(found) if found.fs == wanted.kind => false,
+            Content::Filesystem(_) | Content::Other(_) => {
+                return Err(refuse_content(request, wanted.kind, node, &probed.content));
+            }
+            Content::Blank | Content::Unfinished(_) | Content::Unknown(_) => {
+                let interrupted = record.formatting.is_some();
+                if !interrupted && probed.content != Content::Blank {
+                    return Err(refuse_content(request, wanted.kind, node, &probed.content));
+                }
+                self.may_format(request, wanted, node)?;
+                // The permit comes before the record: without proof nothing is written, not even the intent.
+                let permit =
+                    if interrupted { probed.permit_interrupted(node)? } else { probed.permit_blank(node)? };
+                record.formatting = Some(Formatting {
+                    identity: node.identity.clone(),
+                    size: node.size,
+                    fs_type: wanted.kind.name().to_owned(),
+                });
+                self.remember(&request.volume, record).await?;
+                self.parts.filesystems.make(node, wanted.kind, wanted.mkfs_options, permit, deadline).await?;
+                true
+            }
+        };
+        if !formatted && !wanted.options.read_only() {
+            self.parts.filesystems.check(node, wanted.kind, deadline).await?;
+        }
+        let place = self.mount_device(node, wanted, place).await?;
+        if let (Content::Filesystem(found), false) = (&probed.content, wanted.options.read_only()) {
+            self.fill_device(node, found, &place, deadline).await?;
+        }
+        Ok(if formatted { "formatted and mounted" } else { "mounted" })
+    }
+
+    /// Whether this request may format at all, now that the device is known to hold nothing.
+    fn may_format(&self, request: &Stage, wanted: &Wanted<'_>, node: &VolumeNode) -> Result<(), Failure> {
+        let fault = if request.never_format {
+            Some("the volume has content from elsewhere and must never be formatted".to_owned())
+        } else if wanted.options.read_only() {
+            Some("it is staged read-only".to_owned())
+        } else if node.size != request.capacity {
+            Some(format!("it has {} bytes, the volume should have {}", node.size, request.capacity))
+        } else {
+            None
+        };
+        match fault {
+            None => Ok(()),
+            Some(fault) => Err(Failure::precondition(format!(
+                "{} of volume {} holds no file system and is not formatted: {fault}",
+                node.path.display(),
+                request.volume
+            ))),
+        }
+    }
+
+    /// Mounts the node detached, checks that what was mounted is the device, and only then shows it.
+    async fn mount_device(
+        &self,
+        node: &VolumeNode,
+        wanted: &Wanted<'_>,
+        place: Place,
+    ) -> Result<Place, Failure> {
+        let (own, kind, options) = (node.clone(), wanted.kind, wanted.options.clone());
+        let shown = node.path.display().to_string();
+        let outcome = work::run("mounting the device", move || {
+            let source = own.path.display().to_string();
+            let mount =
+                Detached::file_system(kind.name(), &source, options.parameters(), options.attributes())
+                    .map_err(|error| Failure::internal(format!("{source}: {error}")))?;
+            let mounted = mount.device().map_err(|error| Failure::internal(format!("{source}: {error}")))?;
+            if mounted != own.number {
+                return Err(Failure::unavailable(format!(
+                    "{source} became another device while it was mounted ({mounted} instead of {}); nothing is mounted",
+                    own.number
+                )));
+            }
+            mount.attach(&place).map_err(|error| Failure::internal(format!("{source}: {error}")))?;
+            Ok(place)
+        });
+        outcome.await?.map_err(|failure| failure.while_doing(&format!("mounting {shown}")))
+    }
+
+    /// Grows the file system when its device became larger while nobody could (an expansion while it was not staged,
+    /// a clone larger than its source).
+    async fn fill_device(
+        &self,
+        node: &VolumeNode,
+        found: &Found,
+        place: &Place,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        /// File systems leave less than this unused at the end of a device (an ext4 block group of 128 MiB is used in
+        /// part; XFS rounds down to an allocation group's minimum of 64 blocks).
+        const SLACK: u64 = 16 << 20;
+        if node.size.saturating_sub(found.size) <= SLACK {
+            return Ok(());
+        }
+        self.grow_at(node, found.fs, place, deadline).await.map(|_| ())
+    }
+
+    /// Grows the file system of `node`, mounted at `place`.
+    pub(super) async fn grow_at(
+        &self,
+        node: &VolumeNode,
+        kind: FsType,
+        place: &Place,
+        deadline: Instant,
+    ) -> Result<crate::filesystem::Grown, Failure> {
+        let path = place.through_descriptor();
+        let real = place.real().to_owned();
+        let opened = work::run("opening the mount", move || {
+            OpenOptions::new()
+                .read(true)
+                .custom_flags(
+                    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+                        | rustix::fs::OFlags::DIRECTORY.bits().cast_signed(),
+                )
+                .open(path)
+        });
+        let root = opened
+            .await?
+            .map_err(|error| Failure::internal(format!("{} cannot be opened: {error}", real.display())))?;
+        Ok(self.parts.filesystems.grow(node, kind, &root, &real, deadline).await?)
+    }
+
+    /// Takes back what a stage began, before a final answer. What cannot be taken back stays in the ledger and is
+    /// undone by unstage.
+    pub(super) async fn undo_stage(self: &Arc<Self>, request: &Stage, record: &mut Record) {
+        let now = Instant::now();
+        let deadline = now.checked_add(super::UNDO).unwrap_or(now);
+        if let Some(identity) = record.identity().cloned()
+            && let Err(failure) = self.disconnect(request.volume.as_str(), &identity, deadline).await
+        {
+            tracing::warn!(volume = %request.volume, reason = %failure, "a failed stage keeps its connection");
+            return;
+        }
+        // A record with targets still has something to undo.
+        if record.published.is_empty()
+            && let Err(failure) = self.forget(&request.volume, record).await
+        {
+            tracing::warn!(volume = %request.volume, reason = %failure, "a failed stage keeps its record");
+        }
+    }
+
+    /// Ends the connection of a device, unless another volume of the ledger uses the same one.
+    pub(super) async fn disconnect(
+        self: &Arc<Self>,
+        volume: &str,
+        identity: &DeviceIdentity,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let this = Arc::clone(self);
+        let (records, unusable) = work::run("reading the ledger", move || this.parts.ledger.list()).await??;
+        match identity {
+            DeviceIdentity::Nvme(nvme) => {
+                let shared = records.iter().any(|other| {
+                    other.volume_id != volume
+                        && other.intent != crate::ledger::Intent::Unstaged
+                        && matches!(other.identity(), Some(DeviceIdentity::Nvme(own)) if own.subsystem_nqn == nvme.subsystem_nqn)
+                });
+                if shared {
+                    return Ok(());
+                }
+                // A file that cannot be read may be about a volume behind the same subsystem; the kernel knows
+                // whether its device is in use, and disconnecting refuses then.
+                for error in unusable {
+                    tracing::warn!(%error, "a ledger file is not understood");
+                }
+                self.parts.attachments.detach(identity, deadline).await?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn refuse_content(request: &Stage, kind: FsType, node: &VolumeNode, content: &Content) -> Failure {
+    Failure::precondition(format!(
+        "{} of volume {} holds {content}, not a file system {kind}: it is neither mounted nor formatted",
+        node.path.display(),
+        request.volume
+    ))
+}

@@ -1,0 +1,237 @@
+//! What the helper does with volumes: one file per flow.
+//!
+//! Every flow has the same order: the request is compared with the ledger, the mount table and sysfs; the intent is
+//! made durable; the effect follows; the ledger is brought up to date. So each can be cut off anywhere and repeated.
+
+mod block;
+mod expand;
+mod list;
+mod publish;
+mod stage;
+mod stats;
+mod unpublish;
+mod unstage;
+mod view;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tns_csi_proto::HELPER_REVISION;
+use tns_csi_proto::helper::v1 as api;
+use tokio::time::Instant;
+
+use crate::attach::Attachments;
+use crate::device::Devices;
+use crate::failure::Failure;
+use crate::filesystem::{Filesystems, FsType, MkfsOptions};
+use crate::host::Host;
+use crate::ledger::Ledger;
+use crate::mount::{BindOptions, MountOptions};
+use crate::paths::{KubeletRoot, Layout, StagingPath, TargetPath, VolumePath};
+use crate::registry::Registry;
+use crate::servers::AllowedServers;
+use crate::source::{Source, VolumeId};
+
+/// How long a mount may take to say that it lives. A longer silence is a fact about its server, not about the mount.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long taking back a failed stage may take; the caller waits for nothing of it beyond its own deadline.
+const UNDO: Duration = Duration::from_secs(30);
+
+/// What every call brings beside its fields.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// When the caller stops waiting; also the bound of the work's own waits.
+    pub deadline: Instant,
+    /// Equal for requests that ask for the same.
+    pub fingerprint: Vec<u8>,
+}
+
+/// StageVolume.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where.
+    pub staging: StagingPath,
+    /// From where.
+    pub source: Source,
+    /// How.
+    pub access: StageAccess,
+    /// Size in bytes as the appliance knows it; 0 for file sources.
+    pub capacity: u64,
+    /// The volume has content from elsewhere: never format it.
+    pub never_format: bool,
+}
+
+/// How a volume is staged.
+#[derive(Debug, Clone)]
+pub enum StageAccess {
+    /// A file system on a block device, mounted.
+    Filesystem {
+        /// Which one.
+        kind: FsType,
+        /// Mount options.
+        options: MountOptions,
+        /// Extra arguments of its mkfs.
+        mkfs_options: MkfsOptions,
+    },
+    /// A file source, mounted. SMB's options join here.
+    Export {
+        /// Mount options.
+        options: MountOptions,
+    },
+    /// A block device, connected.
+    RawBlock {
+        /// Nothing may be written to it.
+        readonly: bool,
+    },
+}
+
+/// UnstageVolume.
+#[derive(Debug, Clone)]
+pub struct Unstage {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where; `None` for a path at which no volume can be.
+    pub staging: Option<VolumePath>,
+}
+
+/// PublishVolume.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where it is staged.
+    pub staging: StagingPath,
+    /// Where the pod expects it.
+    pub target: TargetPath,
+    /// As a block special file.
+    pub block: bool,
+    /// No other target may exist.
+    pub exclusive: bool,
+    /// Options of the bind, with read-only.
+    pub options: BindOptions,
+}
+
+/// UnpublishVolume.
+#[derive(Debug, Clone)]
+pub struct Unpublish {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where; `None` for a path at which no volume can be.
+    pub target: Option<VolumePath>,
+}
+
+/// ExpandVolume.
+#[derive(Debug, Clone)]
+pub struct Expand {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where it is staged or published.
+    pub path: VolumePath,
+    /// Size the device must have reached, in bytes; 0 for whatever it has.
+    pub required: u64,
+}
+
+/// GetVolumeStats.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where it is staged or published.
+    pub path: VolumePath,
+}
+
+/// What the flows work with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Accepted paths.
+    pub layout: Layout,
+    /// The kubelet root.
+    pub root: KubeletRoot,
+    /// What was intended.
+    pub ledger: Ledger,
+    /// This host.
+    pub host: Host,
+    /// Whom it may talk to.
+    pub servers: AllowedServers,
+    /// Block devices.
+    pub devices: Devices,
+    /// How they come and go.
+    pub attachments: Attachments,
+    /// File systems.
+    pub filesystems: Filesystems,
+}
+
+/// What an operation on a volume ends with.
+#[derive(Debug, Clone)]
+enum Done {
+    Staged(api::StageVolumeResponse),
+    Expanded(api::ExpandVolumeResponse),
+    Text(String),
+}
+
+/// The volumes of this host.
+#[derive(Debug)]
+pub struct Volumes {
+    parts: Parts,
+    operations: Registry<VolumeId, Done>,
+    /// Questions about volumes take no lock; the same one is asked once at a time, so that a silent server holds one
+    /// thread and not one per caller.
+    questions: Registry<String, api::GetVolumeStatsResponse>,
+}
+
+impl Volumes {
+    /// Over these parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self { parts, operations: Registry::default(), questions: Registry::default() })
+    }
+
+    /// Accepted paths.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.parts.layout
+    }
+
+    /// Answers GetHostInfo.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the host has no address for storage.
+    pub async fn host_info(&self) -> Result<api::GetHostInfoResponse, Failure> {
+        let host = self.parts.host.clone();
+        let found = crate::work::run("reading the host's addresses", move || {
+            (host.storage_addresses(), crate::host::kernel::protocols())
+        });
+        let (addresses, protocols) = found.await?;
+        let addresses = addresses.map_err(Failure::precondition)?;
+        Ok(api::GetHostInfoResponse {
+            revision: HELPER_REVISION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_name: self.parts.host.node_name.clone(),
+            host_uuid: self.parts.host.uuid.to_string(),
+            storage_addresses: addresses.iter().map(ToString::to_string).collect(),
+            public_key: Vec::new(),
+            kernel_release: self.parts.host.kernel.clone(),
+            protocols,
+            filesystems: self.parts.filesystems.available().iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// Waits, at most `grace`, until no operation runs.
+    pub async fn finish(&self, grace: Duration) {
+        if tokio::time::timeout(grace, self.operations.idle()).await.is_err() {
+            tracing::warn!(running = self.operations.len(), "operations were still running at the end");
+        }
+    }
+}
+
+/// A registry answers with what its own verb produced; anything else is a mistake in this module.
+fn unexpected(verb: &str) -> Failure {
+    Failure::internal(format!("{verb} ended with another verb's answer"))
+}
