@@ -1,3 +1,122 @@
-//! Lab scenarios.
+//! `lab`: the program that runs inside the guest.
+//!
+//! It prepares the guest as an appliance and a node at once, starts the project's real programs, and acts as the CSI
+//! sidecars and kubelet towards them.
 
-fn main() {}
+mod appliance;
+mod bench;
+mod csi;
+mod data;
+mod demo;
+mod guest;
+mod kubelet;
+mod lab;
+mod paths;
+mod process;
+mod scenario;
+mod scenarios;
+mod wait;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+use crate::scenario::Count;
+
+/// Scenarios, demo and figures in the lab's guest. `cargo xtask lab` boots the guest and runs this.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the scenarios
+    List,
+    /// Run scenarios, by default all
+    Run {
+        /// Their names
+        names: Vec<String>,
+    },
+    /// csi-sanity against the real helper, then all scenarios
+    Test,
+    /// Show the life of a volume of each protocol
+    Demo,
+    /// Measure beside the targets
+    Bench,
+    /// Prepare the guest, then run a program in it
+    Exec {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if matches!(command, Command::List) {
+        scenario::list();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let start = Instant::now();
+    guest::prepare()?;
+    println!("guest prepared in {:.1} s", start.elapsed().as_secs_f64());
+    match command {
+        Command::List => Ok(ExitCode::SUCCESS),
+        Command::Run { names } => Ok(close(scenario::run(&names).await?, start)),
+        Command::Test => {
+            let sanity = sanity().await?;
+            let scenarios = scenario::run(&[]).await?;
+            Ok(close(
+                Count { passed: sanity.passed + scenarios.passed, failed: sanity.failed + scenarios.failed },
+                start,
+            ))
+        }
+        Command::Demo => {
+            demo::run().await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench => Ok(if bench::run().await? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Exec { command } => exec(&command).await,
+    }
+}
+
+/// csi-sanity by its own runner, which starts and ends the programs itself. Its counts stream out; what it adds to ours
+/// is only whether it ended well.
+async fn sanity() -> anyhow::Result<Count> {
+    let status =
+        exec(&["/lab/bin/csi-conformance", "--lab", "--bin-dir", "/lab/bin"].map(str::to_owned)).await?;
+    let failed = usize::from(status != ExitCode::SUCCESS);
+    Ok(Count { passed: 1 - failed, failed })
+}
+
+fn close(count: Count, start: Instant) -> ExitCode {
+    println!("lab ended after {:.1} min", start.elapsed().as_secs_f64() / 60.0);
+    println!("{} passed, {} failed", count.passed, count.failed);
+    if count.failed == 0 && count.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn exec(command: &[String]) -> anyhow::Result<ExitCode> {
+    let Some((program, arguments)) = command.split_first() else { return Ok(ExitCode::FAILURE) };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let status = tokio::process::Command::new(program)
+        .args(arguments)
+        .env("PATH", format!("/lab/bin:{path}"))
+        .status()
+        .await
+        .map_err(|error| anyhow::anyhow!("{program} cannot be started: {error}"))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}

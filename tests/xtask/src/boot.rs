@@ -66,6 +66,19 @@ pub struct Boot<'a> {
     pub deadline: Duration,
 }
 
+/// Kernel messages that are shown while the guest runs.
+const ALARMS: &[&str] = &["Kernel panic", "BUG:", "Oops:", "blocked for more than"];
+/// Boots that are tried when the emulator is at fault.
+const ATTEMPTS: u32 = 3;
+
+/// How a guest ended.
+enum Ended {
+    /// With the command's exit status.
+    Status(i32),
+    /// Before the command began, because of QEMU: see [`lost_patch`].
+    LostPatch,
+}
+
 enum Event {
     Line(String),
     End,
@@ -74,7 +87,7 @@ enum Event {
 impl Boot<'_> {
     /// Runs `command` (program and arguments) as root in the guest and returns its exit status; `hear` is given each
     /// line of its output.
-    pub fn run(&self, command: &[String], hear: impl FnMut(&str)) -> anyhow::Result<i32> {
+    pub fn run(&self, command: &[String], mut hear: impl FnMut(&str)) -> anyhow::Result<i32> {
         let kernel = self.root.kernel()?;
         let kvm = self.kvm_works(&kernel)?;
         println!(
@@ -84,8 +97,29 @@ impl Boot<'_> {
             self.root.directory.display(),
             command.join(" "),
         );
+        for attempt in 1.. {
+            match self.once(&kernel, kvm, command, &mut hear)? {
+                Ended::Status(status) => return Ok(status),
+                Ended::LostPatch if attempt < ATTEMPTS => {
+                    println!(
+                        "the emulator lost a code patch of the kernel before the command began: booting again"
+                    );
+                }
+                Ended::LostPatch => bail!("the emulator lost a code patch of the kernel {ATTEMPTS} times"),
+            }
+        }
+        bail!("the guest was not booted")
+    }
+
+    fn once(
+        &self,
+        kernel: &Path,
+        kvm: bool,
+        command: &[String],
+        hear: &mut impl FnMut(&str),
+    ) -> anyhow::Result<Ended> {
         let start = Instant::now();
-        let mut child = self.virtme_command(&kernel, kvm, command)?.spawn().context("starting vng")?;
+        let mut child = self.virtme_command(kernel, kvm, command)?.spawn().context("starting vng")?;
         let outcome = self.watch(&mut child, start, hear);
         if outcome.is_err() {
             end_tree(child.id());
@@ -93,17 +127,19 @@ impl Boot<'_> {
         let status = child.wait().context("waiting for vng")?;
         println!("guest ended after {}", minutes(start.elapsed()));
         let failure = match outcome {
-            Err(error) => Some(format!("{error:#}")),
-            Ok(()) if status.code().is_none_or(|code| code == NO_STATUS) => Some(format!(
-                "the guest ended without an exit status ({status}): its kernel panicked or QEMU died"
-            )),
-            Ok(()) => None,
+            Err(error) => format!("{error:#}"),
+            Ok(seen) => match status.code() {
+                Some(code) if code != NO_STATUS => return Ok(Ended::Status(code)),
+                _ if !kvm && !seen && lost_patch(&self.logs.join("kernel.log")) => {
+                    return Ok(Ended::LostPatch);
+                }
+                _ => format!(
+                    "the guest ended without an exit status ({status}): its kernel panicked or QEMU died"
+                ),
+            },
         };
-        if let Some(failure) = failure {
-            print_logs(self.logs);
-            bail!("{failure}; the logs above are in {}", self.logs.display());
-        }
-        Ok(status.code().unwrap_or(NO_STATUS))
+        print_logs(self.logs);
+        bail!("{failure}; the logs above are in {}", self.logs.display());
     }
 
     fn virtme_command(&self, kernel: &Path, kvm: bool, guest_command: &[String]) -> anyhow::Result<Command> {
@@ -145,8 +181,8 @@ impl Boot<'_> {
         Ok(works)
     }
 
-    /// Streams the guest's output until it ends; an error at the deadline.
-    fn watch(&self, child: &mut Child, start: Instant, mut hear: impl FnMut(&str)) -> anyhow::Result<()> {
+    /// Streams the guest's output until it ends, and tells whether there was any; an error at the deadline.
+    fn watch(&self, child: &mut Child, start: Instant, hear: &mut impl FnMut(&str)) -> anyhow::Result<bool> {
         let (sender, receiver) = channel();
         let stdout = child.stdout.take().context("vng has a standard output")?;
         let stderr = child.stderr.take().context("vng has a standard error")?;
@@ -156,10 +192,12 @@ impl Boot<'_> {
             File::create(&kernel_log).with_context(|| format!("making {}", kernel_log.display()))?;
         write_kernel_log(stderr, kernel_log, sender);
         let mut open = 2;
+        let mut seen = false;
         while open > 0 {
             let left = self.deadline.saturating_sub(start.elapsed());
             match receiver.recv_timeout(left) {
                 Ok(Event::Line(line)) => {
+                    seen |= !ALARMS.iter().any(|alarm| line.contains(alarm));
                     println!("{line}");
                     hear(&line);
                 }
@@ -173,7 +211,7 @@ impl Boot<'_> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        Ok(())
+        Ok(seen)
     }
 }
 
@@ -227,8 +265,7 @@ fn write_kernel_log(source: impl std::io::Read + Send + 'static, mut log: File, 
             let text = text.trim_end_matches(['\n', '\r']);
             let kernel = text.trim_start().starts_with('[');
             booted |= text.contains("virtme-ng-init: ") || text.contains("virtme-init: ");
-            let alarming = ["Kernel panic", "BUG:", "Oops:", "blocked for more than"];
-            let show = if kernel { alarming.iter().any(|alarm| text.contains(alarm)) } else { booted };
+            let show = if kernel { ALARMS.iter().any(|alarm| text.contains(alarm)) } else { booted };
             if show && sender.send(Event::Line(text.to_owned())).is_err() {
                 return;
             }
@@ -252,6 +289,12 @@ fn end_tree(pid: u32) {
     if kill.status().is_err() {
         eprintln!("kill(1) is missing: end the processes {pids:?} by hand");
     }
+}
+
+/// Whether the kernel died of a breakpoint that nobody had set. While a kernel patches its code it puts a breakpoint
+/// there for a moment; QEMU's multi-threaded emulation can go on running the code it translated in that moment.
+fn lost_patch(kernel_log: &Path) -> bool {
+    tail(kernel_log, 64 << 10).is_ok_and(|text| text.contains("Oops: int3:"))
 }
 
 fn print_logs(directory: &Path) {

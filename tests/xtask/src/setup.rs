@@ -11,8 +11,15 @@ use crate::progress::step;
 
 /// Debian packages the host needs: libudev to link the helper; QEMU, mmdebstrap (with Debian's keys) and what vng calls
 /// (modprobe) for the lab's guest.
-const HOST_PACKAGES: &[&str] =
-    &["libudev-dev", "pkg-config", "qemu-system-x86", "mmdebstrap", "debian-archive-keyring", "kmod"];
+const HOST_PACKAGES: &[&str] = &[
+    "libudev-dev",
+    "pkg-config",
+    "qemu-system-x86",
+    "mmdebstrap",
+    "debian-archive-keyring",
+    "kmod",
+    "xz-utils",
+];
 
 /// Options of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]

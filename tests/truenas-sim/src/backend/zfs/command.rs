@@ -32,16 +32,29 @@ pub(super) fn zfs_busy(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// Runs a `zfs` command that lists. Names that do not exist are left out, as `zfs.resource.query` does; any other
-/// complaint is a refusal.
-pub(super) fn zfs_listing<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
-    let output = start("zfs", arguments)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let serious = errors.lines().any(|line| !line.trim().is_empty() && kind(line) != Refusal::Missing);
-    if serious || (!output.status.success() && errors.trim().is_empty()) {
-        return Err(refusal(&errors));
+/// Runs `zfs get -j` with these options on these datasets. Names that do not exist are left out, as `zfs.resource.query`
+/// does; any other complaint is a refusal. With a missing name `zfs` prints no JSON at all (2.3), so it is asked again
+/// without it.
+pub(super) fn zfs_get(options: &[&str], names: &[String]) -> Result<String> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    while !names.is_empty() {
+        let output = start("zfs", &[&["get", "-j", "-p"], options, &["all"], &names].concat())?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let before = names.len();
+        names.retain(|name| !errors.lines().any(|line| missing(line) == Some(name)));
+        if names.len() == before {
+            return Err(refusal(&errors));
+        }
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(String::new())
+}
+
+/// The name in `cannot open '<name>': dataset does not exist`.
+fn missing(line: &str) -> Option<&str> {
+    line.strip_prefix("cannot open '")?.strip_suffix("': dataset does not exist")
 }
 
 fn start<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Output> {
@@ -105,6 +118,13 @@ mod tests {
         assert_eq!(kind(snapshots), Refusal::HasSnapshots);
         assert_eq!(kind(children), Refusal::HasChildren);
         assert_eq!(kind("cannot destroy 'tank/a': volume has children"), Refusal::HasChildren);
+    }
+
+    #[test]
+    fn the_missing_name_is_found() {
+        assert_eq!(missing("cannot open 'tank/a b': dataset does not exist"), Some("tank/a b"));
+        assert_eq!(missing("cannot open 'tank/a': pool I/O is suspended"), None);
+        assert_eq!(missing(""), None);
     }
 
     #[test]

@@ -77,20 +77,13 @@ impl Backend for Zfs {
     }
 
     fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>> {
-        let mut arguments = vec!["get", "-j", "-p", "-t", "filesystem,volume"];
-        match scope {
-            Scope::All => arguments.extend(["-r", "all", &self.pool]),
-            Scope::Below([]) | Scope::Paths([]) => return Ok(Vec::new()),
-            Scope::Below(names) => {
-                arguments.extend(["-r", "all"]);
-                arguments.extend(names.iter().map(String::as_str));
-            }
-            Scope::Paths(names) => {
-                arguments.push("all");
-                arguments.extend(names.iter().map(String::as_str));
-            }
-        }
-        let mut datasets = listing::datasets(&command::zfs_listing(&arguments)?, &self.root)?;
+        let all = [self.pool.clone()];
+        let (options, names): (&[&str], &[String]) = match scope {
+            Scope::All => (&["-t", "filesystem,volume", "-r"], &all),
+            Scope::Below(names) => (&["-t", "filesystem,volume", "-r"], names),
+            Scope::Paths(names) => (&["-t", "filesystem,volume"], names),
+        };
+        let mut datasets = listing::datasets(&command::zfs_get(options, names)?, &self.root)?;
         datasets.retain(|dataset| dataset.pool() == self.pool);
         Ok(datasets)
     }
@@ -134,12 +127,12 @@ impl Backend for Zfs {
     }
 
     fn snapshots(&self, of: Option<&str>) -> Result<Vec<Snapshot>> {
-        let arguments = match of {
+        let (options, name): (&[&str], &str) = match of {
             // Depth 1 below a dataset are its own snapshots.
-            Some(dataset) => ["get", "-j", "-p", "-t", "snapshot", "-d", "1", "all", dataset].to_vec(),
-            None => ["get", "-j", "-p", "-t", "snapshot", "-r", "all", &self.pool].to_vec(),
+            Some(dataset) => (&["-t", "snapshot", "-d", "1"], dataset),
+            None => (&["-t", "snapshot", "-r"], &self.pool),
         };
-        listing::snapshots(&command::zfs_listing(&arguments)?)
+        listing::snapshots(&command::zfs_get(options, &[name.to_owned()])?)
     }
 
     fn create_snapshot(

@@ -1,0 +1,6 @@
+//! The bench.
+
+/// Runs it.
+pub async fn run() -> anyhow::Result<bool> {
+    anyhow::bail!("not built")
+}

@@ -1,0 +1,324 @@
+//! The orchestrator's side of a volume's life: what provisioner, attacher, resizer and kubelet ask of the driver, in
+//! their order and with their paths.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
+use tns_csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use tns_csi_proto::csi::v1::{
+    CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, NodeExpandVolumeRequest,
+    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, VolumeCapability, VolumeUsage,
+};
+use tonic::Status;
+
+use crate::csi::Csi;
+use crate::paths;
+
+/// The driver's name.
+pub const DRIVER: &str = "tns.csi.io";
+/// One GiB in bytes.
+pub const GIB: i64 = 1 << 30;
+
+/// What a StorageClass and a claim ask for.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// Parameters of the StorageClass.
+    pub parameters: BTreeMap<String, String>,
+    /// How the volume is accessed.
+    pub capability: VolumeCapability,
+}
+
+impl Class {
+    /// A class with a mounted file system; an empty `fs_type` leaves the choice to the driver.
+    pub fn mount(protocol: &str, fs_type: &str, mode: Mode) -> Self {
+        let mount = MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() };
+        Self::new(protocol, AccessType::Mount(mount), mode)
+    }
+
+    /// A class with a raw block device.
+    pub fn block(protocol: &str, mode: Mode) -> Self {
+        Self::new(protocol, AccessType::Block(BlockVolume {}), mode)
+    }
+
+    fn new(protocol: &str, access: AccessType, mode: Mode) -> Self {
+        let parameters = [
+            ("protocol", protocol),
+            ("pool", crate::guest::POOL),
+            ("parentDataset", crate::guest::PARENT),
+            ("server", crate::lab::SERVER),
+        ];
+        Self {
+            parameters: parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            capability: VolumeCapability {
+                access_mode: Some(AccessMode { mode: mode.into() }),
+                access_type: Some(access),
+            },
+        }
+    }
+
+    /// The same class with one more parameter.
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.parameters.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Whether it is a raw block device.
+    pub fn is_block(&self) -> bool {
+        matches!(self.capability.access_type, Some(AccessType::Block(_)))
+    }
+}
+
+/// A volume as the orchestrator remembers it.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Name of the PersistentVolume.
+    pub name: String,
+    /// The driver's id.
+    pub id: String,
+    /// Class it was made of.
+    pub class: Class,
+    /// Size in bytes.
+    pub capacity: i64,
+    /// What the driver wants to see again at the node.
+    pub context: BTreeMap<String, String>,
+    /// What the last attach gave.
+    pub publish_context: BTreeMap<String, String>,
+}
+
+/// The orchestrator with one node.
+#[derive(Clone, Debug)]
+pub struct Kubelet {
+    /// Services on the controller's socket.
+    pub controller: Csi,
+    /// Services on the node agent's socket.
+    pub node: Csi,
+    /// Id of the node, as the node agent gave it.
+    pub node_id: String,
+    /// kubelet's directory.
+    pub root: PathBuf,
+}
+
+impl Kubelet {
+    /// CreateVolume.
+    pub async fn create(&self, name: &str, class: &Class, bytes: i64) -> Result<Volume, Status> {
+        let request = create_request(name, class, bytes);
+        let response = self.controller.controller.clone().create_volume(request).await?.into_inner();
+        let volume =
+            response.volume.ok_or_else(|| Status::internal("CreateVolume answered without a volume"))?;
+        Ok(Volume {
+            name: name.to_owned(),
+            id: volume.volume_id,
+            class: class.clone(),
+            capacity: volume.capacity_bytes,
+            context: volume.volume_context,
+            publish_context: BTreeMap::new(),
+        })
+    }
+
+    /// ControllerPublishVolume to this node.
+    pub async fn attach(&self, volume: &mut Volume) -> Result<(), Status> {
+        volume.publish_context = self.attach_to(volume, &self.node_id).await?;
+        Ok(())
+    }
+
+    /// ControllerPublishVolume to a node by its id.
+    pub async fn attach_to(
+        &self,
+        volume: &Volume,
+        node_id: &str,
+    ) -> Result<BTreeMap<String, String>, Status> {
+        let request = ControllerPublishVolumeRequest {
+            volume_id: volume.id.clone(),
+            node_id: node_id.to_owned(),
+            volume_capability: Some(volume.class.capability.clone()),
+            volume_context: volume.context.clone(),
+            ..ControllerPublishVolumeRequest::default()
+        };
+        let response = self.controller.controller.clone().controller_publish_volume(request).await?;
+        Ok(response.into_inner().publish_context)
+    }
+
+    /// ControllerUnpublishVolume from this node.
+    pub async fn detach(&self, volume: &Volume) -> Result<(), Status> {
+        self.detach_from(volume, &self.node_id).await
+    }
+
+    /// ControllerUnpublishVolume from a node by its id.
+    pub async fn detach_from(&self, volume: &Volume, node_id: &str) -> Result<(), Status> {
+        let request = ControllerUnpublishVolumeRequest {
+            volume_id: volume.id.clone(),
+            node_id: node_id.to_owned(),
+            ..ControllerUnpublishVolumeRequest::default()
+        };
+        self.controller.controller.clone().controller_unpublish_volume(request).await.map(drop)
+    }
+
+    /// NodeStageVolume, in the directory that kubelet makes for it.
+    pub async fn stage(&self, volume: &Volume) -> Result<(), Status> {
+        self.stage_as(volume, volume.class.capability.clone()).await
+    }
+
+    /// As [`Self::stage`] with another capability than the volume was made with.
+    pub async fn stage_as(&self, volume: &Volume, capability: VolumeCapability) -> Result<(), Status> {
+        let path = self.staging_path(volume);
+        fs::create_dir_all(&path).map_err(|error| local(&path, &error))?;
+        let request = NodeStageVolumeRequest {
+            volume_id: volume.id.clone(),
+            publish_context: volume.publish_context.clone(),
+            staging_target_path: text(&path),
+            volume_capability: Some(capability),
+            volume_context: volume.context.clone(),
+            ..NodeStageVolumeRequest::default()
+        };
+        self.node.node.clone().node_stage_volume(request).await.map(drop)
+    }
+
+    /// NodeUnstageVolume; then kubelet removes the directory.
+    pub async fn unstage(&self, volume: &Volume) -> Result<(), Status> {
+        let path = self.staging_path(volume);
+        let request =
+            NodeUnstageVolumeRequest { volume_id: volume.id.clone(), staging_target_path: text(&path) };
+        self.node.node.clone().node_unstage_volume(request).await?;
+        // Never with what is in it: a volume that is still mounted would be emptied.
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(local(&path, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// NodePublishVolume for a pod; returns the path that the pod gets.
+    pub async fn publish(&self, volume: &Volume, pod: &str, readonly: bool) -> Result<PathBuf, Status> {
+        let target = self.target_path(volume, pod);
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(|error| local(parent, &error))?;
+        let request = NodePublishVolumeRequest {
+            volume_id: volume.id.clone(),
+            publish_context: volume.publish_context.clone(),
+            staging_target_path: text(&self.staging_path(volume)),
+            target_path: text(&target),
+            volume_capability: Some(volume.class.capability.clone()),
+            readonly,
+            volume_context: volume.context.clone(),
+            ..NodePublishVolumeRequest::default()
+        };
+        self.node.node.clone().node_publish_volume(request).await?;
+        Ok(target)
+    }
+
+    /// NodeUnpublishVolume for a pod.
+    pub async fn unpublish(&self, volume: &Volume, pod: &str) -> Result<(), Status> {
+        let request = NodeUnpublishVolumeRequest {
+            volume_id: volume.id.clone(),
+            target_path: text(&self.target_path(volume, pod)),
+        };
+        self.node.node.clone().node_unpublish_volume(request).await.map(drop)
+    }
+
+    /// ControllerExpandVolume, then NodeExpandVolume when the driver asks for it. `pod` is where it is published.
+    pub async fn expand(&self, volume: &mut Volume, pod: &str, bytes: i64) -> Result<(), Status> {
+        let range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        let request = ControllerExpandVolumeRequest {
+            volume_id: volume.id.clone(),
+            capacity_range: range,
+            volume_capability: Some(volume.class.capability.clone()),
+            ..ControllerExpandVolumeRequest::default()
+        };
+        let response =
+            self.controller.controller.clone().controller_expand_volume(request).await?.into_inner();
+        volume.capacity = response.capacity_bytes;
+        if response.node_expansion_required {
+            let request = NodeExpandVolumeRequest {
+                volume_id: volume.id.clone(),
+                volume_path: text(&self.target_path(volume, pod)),
+                capacity_range: Some(CapacityRange { required_bytes: volume.capacity, limit_bytes: 0 }),
+                staging_target_path: text(&self.staging_path(volume)),
+                volume_capability: Some(volume.class.capability.clone()),
+                ..NodeExpandVolumeRequest::default()
+            };
+            self.node.node.clone().node_expand_volume(request).await?;
+        }
+        Ok(())
+    }
+
+    /// NodeGetVolumeStats at a pod's path.
+    pub async fn stats(&self, volume: &Volume, pod: &str) -> Result<Vec<VolumeUsage>, Status> {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: volume.id.clone(),
+            volume_path: text(&self.target_path(volume, pod)),
+            staging_target_path: text(&self.staging_path(volume)),
+        };
+        Ok(self.node.node.clone().node_get_volume_stats(request).await?.into_inner().usage)
+    }
+
+    /// DeleteVolume.
+    pub async fn delete(&self, volume: &Volume) -> Result<(), Status> {
+        let request = DeleteVolumeRequest { volume_id: volume.id.clone(), ..DeleteVolumeRequest::default() };
+        self.controller.controller.clone().delete_volume(request).await.map(drop)
+    }
+
+    /// Create, attach, stage and publish; returns the volume and the pod's path.
+    pub async fn bring_up(
+        &self,
+        name: &str,
+        class: &Class,
+        bytes: i64,
+        pod: &str,
+    ) -> anyhow::Result<(Volume, PathBuf)> {
+        let mut volume = self.create(name, class, bytes).await.context("CreateVolume")?;
+        self.attach(&mut volume).await.context("ControllerPublishVolume")?;
+        self.stage(&volume).await.context("NodeStageVolume")?;
+        let path = self.publish(&volume, pod, false).await.context("NodePublishVolume")?;
+        Ok((volume, path))
+    }
+
+    /// The reverse of [`Self::bring_up`].
+    pub async fn take_down(&self, volume: &Volume, pod: &str) -> anyhow::Result<()> {
+        self.unpublish(volume, pod).await.context("NodeUnpublishVolume")?;
+        self.unstage(volume).await.context("NodeUnstageVolume")?;
+        self.detach(volume).await.context("ControllerUnpublishVolume")?;
+        self.delete(volume).await.context("DeleteVolume")
+    }
+
+    /// Where the volume is staged.
+    pub fn staging_path(&self, volume: &Volume) -> PathBuf {
+        if volume.class.is_block() {
+            paths::staging_block(&self.root, &volume.name)
+        } else {
+            paths::staging_mount(&self.root, DRIVER, &volume.id)
+        }
+    }
+
+    /// Where a pod finds the volume.
+    pub fn target_path(&self, volume: &Volume, pod: &str) -> PathBuf {
+        if volume.class.is_block() {
+            paths::target_block(&self.root, &volume.name, pod)
+        } else {
+            paths::target_mount(&self.root, &volume.name, pod)
+        }
+    }
+}
+
+/// The request that the provisioner sends.
+pub fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        name: name.to_owned(),
+        capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
+        volume_capabilities: vec![class.capability.clone()],
+        parameters: class.parameters.clone(),
+        ..CreateVolumeRequest::default()
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// What kubelet itself could not do.
+fn local(path: &Path, error: &std::io::Error) -> Status {
+    Status::internal(format!("kubelet's own step at {}: {error}", path.display()))
+}
