@@ -1,5 +1,6 @@
 //! The gRPC edge: a file per RPC family.
 
+pub mod controller;
 pub mod identity;
 pub mod layer;
 pub mod node;

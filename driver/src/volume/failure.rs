@@ -25,8 +25,10 @@ pub enum Kind {
     NoSpace,
     /// Another operation on the volume is running, or the appliance is busy with the object.
     Busy,
-    /// The appliance cannot be reached, or was lost before its answer could be used.
+    /// The appliance cannot be reached, or something half done has to be repeated.
     Unavailable,
+    /// A call was sent and no usable answer came: read back, then decide.
+    OutcomeUnknown,
     /// The caller's deadline passed while the work goes on.
     Deadline,
     /// The appliance refused the driver's login or its rights do not suffice.
@@ -87,7 +89,10 @@ impl Failure {
     /// may still be running or is worth repeating, so partial work may stay.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self.kind, Kind::Busy | Kind::Unavailable | Kind::Deadline | Kind::BadToken)
+        !matches!(
+            self.kind,
+            Kind::Busy | Kind::Unavailable | Kind::OutcomeUnknown | Kind::Deadline | Kind::BadToken
+        )
     }
 }
 

@@ -141,13 +141,14 @@ where
         match volumes.get_mut(volume) {
             Some(Slot::Alone { what, .. }) => return Err(busy(volume, what)),
             Some(Slot::Attachments { running: now, waiting }) => {
-                let all = now.iter().chain(waiting.iter().map(|w| &w.running));
                 // The name "" stands for every node.
-                for other in all.filter(|o| o.node == node || o.node.is_empty() || node.is_empty()) {
-                    if other.node == running.node && other.arguments == running.arguments {
+                let mut all = now.iter().chain(waiting.iter().map(|w| &w.running));
+                match all.find(|o| o.node == node || o.node.is_empty() || node.is_empty()) {
+                    Some(other) if other.node == running.node && other.arguments == running.arguments => {
                         return Ok(Ticket { outcome: other.outcome.clone() });
                     }
-                    return Err(busy(volume, "publish or unpublish"));
+                    Some(_) => return Err(busy(volume, "publish or unpublish")),
+                    None => {}
                 }
                 waiting.push(Waiting { running, change, sender });
                 return Ok(Ticket { outcome });

@@ -1,0 +1,333 @@
+//! CreateVolume.
+//!
+//! The rule it keeps: the good path asks nothing first. The create call carries marker, quota and fingerprint, so no
+//! unowned object can exist; any definite refusal leads to one read by exact name, and from there on nothing is created
+//! before it was looked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tns_csi_proto::csi::v1 as csi;
+use tokio::time::Instant;
+use truenas::calls::{CreateKind, Dataset, DatasetCreate, FilesystemCreate, UserProperty, VolumeCreate};
+use truenas::{CallError, Calls};
+
+use crate::csi::controller::delete::Strategy;
+use crate::csi::controller::lookup::{Finding, Owned};
+use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
+use crate::observe::VolumeOperation;
+use crate::protocol::appliance::Appliance;
+use crate::protocol::{BUILT, Export, Volume, failed, not_built, with_export};
+use crate::volume::capability::Capability;
+use crate::volume::capacity::{self, Granularity, Range, VOLBLOCKSIZE};
+use crate::volume::context::FS_TYPE_KEY;
+use crate::volume::failure::{Failure, Kind};
+use crate::volume::fingerprint::Fingerprint;
+use crate::volume::id::VolumeId;
+use crate::volume::index::Entry;
+use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, NewVolume};
+use crate::volume::name;
+use crate::volume::parameter::Parameters;
+
+/// Longest CSI name in bytes (CSI 1.12, "Size Limits").
+const MAX_NAME: usize = 128;
+/// More time for undoing what the work's own deadline cut short.
+const UNDO: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A create request, read.
+#[derive(Clone, Debug)]
+struct Plan {
+    name: String,
+    volume: Volume,
+    parameters: Parameters,
+    range: Range,
+    capacity_bytes: u64,
+    fingerprint: Fingerprint,
+}
+
+pub(super) async fn create(
+    inner: &Arc<Inner>,
+    request: csi::CreateVolumeRequest,
+    until: Instant,
+) -> Result<csi::CreateVolumeResponse, Failure> {
+    let appliance = Arc::clone(inner.default_appliance()?);
+    let plan = plan(inner, &appliance, &request)?;
+    appliance.check_reachable()?;
+    let key = plan.volume.id.to_string();
+    let arguments = format!("{}\n{}", plan.name, plan.fingerprint.line());
+    let ticket = inner.registry.alone(&key, "create", arguments, || {
+        let (inner, appliance) = (Arc::clone(inner), Arc::clone(&appliance));
+        async move {
+            let id = plan.volume.id.clone();
+            inner.counted(VolumeOperation::Create, &appliance, &id, inner.create(&appliance, &plan)).await
+        }
+    })?;
+    match wait(ticket, &appliance, until).await? {
+        Done::Created(volume) => Ok(csi::CreateVolumeResponse { volume: Some(*volume) }),
+        other => Err(Failure::new(Kind::Internal, format!("create ended as {other:?}"))),
+    }
+}
+
+fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest) -> Result<Plan, Failure> {
+    if request.name.is_empty() {
+        return Err(Failure::missing("name"));
+    }
+    if request.name.len() > MAX_NAME || request.name.contains(char::is_control) {
+        return Err(Failure::invalid(format!(
+            "name has to be at most {MAX_NAME} bytes without control characters"
+        )));
+    }
+    let capabilities = Capability::parse_all(&request.volume_capabilities)?;
+    if request.volume_content_source.is_some() {
+        return Err(Failure::invalid("volume_content_source: snapshots and clones are not built yet"));
+    }
+    if let Some(key) = request.mutable_parameters.keys().next() {
+        return Err(Failure::invalid(format!("unknown mutable parameter {key:?}; there are none yet")));
+    }
+    let parameters = Parameters::parse(&request.parameters)?;
+    let range = request.capacity_range.unwrap_or_default();
+    let range = Range::new(range.required_bytes, range.limit_bytes)?;
+    for capability in &capabilities {
+        capability.check(parameters.protocol)?;
+    }
+    if !BUILT.contains(&parameters.protocol) {
+        return Err(not_built(parameters.protocol));
+    }
+    let granularity =
+        if parameters.protocol.is_block() { Granularity::zvol(VOLBLOCKSIZE) } else { Granularity::REFQUOTA };
+    let capacity_bytes = capacity::choose(range, granularity)?;
+    let dataset = format!("{}/{}", parameters.placement.parent, name::leaf(&request.name));
+    let id = VolumeId::for_dataset(appliance.backend.as_deref(), &dataset)?;
+    let volume = inner.volume(&id, &dataset);
+    let fingerprint = Fingerprint::of(range, &capabilities, "", &parameters);
+    Ok(Plan { name: request.name.clone(), volume, parameters, range, capacity_bytes, fingerprint })
+}
+
+impl Inner {
+    async fn create(&self, appliance: &Appliance, plan: &Plan) -> Result<Done, Failure> {
+        let calls = appliance.calls(deadline::of_work());
+        with_export!(
+            plan.parameters.protocol,
+            E => {
+                E::check(appliance, &calls, &plan.parameters).await?;
+                until_known(calls.deadline(), |attempt| self.attempt::<E>(appliance, &calls, plan, attempt)).await
+            },
+            protocol => Err(not_built(protocol))
+        )
+    }
+
+    async fn attempt<E: Export>(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        plan: &Plan,
+        attempt: usize,
+    ) -> Result<Done, Failure> {
+        let volume = &plan.volume;
+        if attempt > 0 {
+            return self.look_and_make::<E>(appliance, calls, plan, None).await;
+        }
+        let request = self.dataset::<E>(plan);
+        let (made, beside) = tokio::join!(calls.dataset_create(&request), E::beside(calls, volume));
+        match made {
+            Ok(dataset) => {
+                let done = E::complete(calls, volume, beside).await;
+                self.finish::<E>(appliance, plan, done, Some(&dataset)).await
+            }
+            Err(error @ CallError::Refused(_)) => {
+                let refused = refusal(plan, &error);
+                self.look_and_make::<E>(appliance, calls, plan, Some(refused)).await
+            }
+            Err(error) => Err(failed(&format!("creating dataset {}", volume.dataset), &error)),
+        }
+    }
+
+    /// The way that looks first. `refused` is the answer to a create call that did not make the dataset.
+    async fn look_and_make<E: Export>(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        plan: &Plan,
+        refused: Option<Failure>,
+    ) -> Result<Done, Failure> {
+        let volume = &plan.volume;
+        match self.find(appliance, calls, volume).await? {
+            Finding::Owned(owned) => {
+                let differences = differences(plan, &owned);
+                if !differences.is_empty() {
+                    if owned.protocol != E::PROTOCOL {
+                        // What was made beside the dataset serves nothing.
+                        E::sweep(calls, volume).await.map_err(not_final)?;
+                    }
+                    return Err(Failure::new(
+                        Kind::Conflict,
+                        format!(
+                            "volume {} exists and is not what is asked for: {}",
+                            volume.id,
+                            differences.join("; ")
+                        ),
+                    ));
+                }
+                match E::ensure(calls, volume, &owned.metadata).await {
+                    Ok(()) => Ok(self.created(appliance, plan, owned.capacity_bytes)),
+                    // The dataset may hold data: it stays, so the answer cannot be final.
+                    Err(failure) => Err(not_final(failure)),
+                }
+            }
+            Finding::Foreign(why) => {
+                E::sweep(calls, volume).await.map_err(not_final)?;
+                Err(Failure::new(
+                    Kind::Conflict,
+                    format!("{why}; it is in the way of volume {:?} and was not touched", plan.name),
+                ))
+            }
+            Finding::Absent => {
+                if let Some(refused) = refused {
+                    E::sweep(calls, volume).await.map_err(not_final)?;
+                    return Err(refused);
+                }
+                let request = self.dataset::<E>(plan);
+                match calls.dataset_create(&request).await {
+                    Ok(dataset) => {
+                        let done = E::ensure(calls, volume, &Metadata::default()).await;
+                        self.finish::<E>(appliance, plan, done, Some(&dataset)).await
+                    }
+                    Err(error @ CallError::Refused(_)) => {
+                        let refused = refusal(plan, &error);
+                        // An earlier call of ours may have had its effect in between.
+                        match self.find(appliance, calls, volume).await? {
+                            Finding::Absent => {
+                                E::sweep(calls, volume).await.map_err(not_final)?;
+                                Err(refused)
+                            }
+                            _ => Err(Failure::new(Kind::OutcomeUnknown, refused.message)),
+                        }
+                    }
+                    Err(error) => Err(failed(&format!("creating dataset {}", volume.dataset), &error)),
+                }
+            }
+        }
+    }
+
+    /// Ends an operation that made the dataset itself: what cannot be completed is undone before a final answer.
+    async fn finish<E: Export>(
+        &self,
+        appliance: &Appliance,
+        plan: &Plan,
+        done: Result<(), Failure>,
+        dataset: Option<&Dataset>,
+    ) -> Result<Done, Failure> {
+        let Err(failure) = done else {
+            let real = dataset.and_then(|d| d.volsize.or(d.refquota)).unwrap_or(plan.capacity_bytes);
+            return Ok(self.created(appliance, plan, real));
+        };
+        if !failure.is_final() {
+            return Err(failure);
+        }
+        let calls = appliance.calls(Instant::now() + UNDO);
+        match self.remove(appliance, &calls, &plan.volume, Strategy::Ignored).await {
+            Ok(()) => Err(failure),
+            Err(undo) => {
+                let words = format!("{failure}; undoing it failed too: {undo}; repeat the request");
+                Err(Failure::new(Kind::Unavailable, words))
+            }
+        }
+    }
+
+    fn created(&self, appliance: &Appliance, plan: &Plan, capacity_bytes: u64) -> Done {
+        let id = plan.volume.id.to_string();
+        let protocol = plan.parameters.protocol;
+        appliance.index.note(&id, Entry { capacity_bytes, protocol: Some(protocol) });
+        let mut context = BTreeMap::from([
+            ("protocol".to_owned(), protocol.name().to_owned()),
+            ("server".to_owned(), plan.parameters.server.clone()),
+        ]);
+        if let Some(port) = plan.parameters.port {
+            context.insert("port".to_owned(), port.to_string());
+        }
+        if let Some(fs_type) = &plan.parameters.fs_type {
+            context.insert(FS_TYPE_KEY.to_owned(), fs_type.clone());
+        }
+        Done::Created(Box::new(csi::Volume {
+            volume_id: id,
+            capacity_bytes: capacity::to_csi(capacity_bytes),
+            volume_context: context,
+            ..Default::default()
+        }))
+    }
+
+    /// The create call of the volume's dataset.
+    fn dataset<E: Export>(&self, plan: &Plan) -> DatasetCreate {
+        let Plan { name, volume, parameters, capacity_bytes, fingerprint, .. } = plan;
+        let new = NewVolume {
+            id: &volume.id,
+            csi_name: name,
+            cluster_id: self.cluster_id(),
+            protocol: E::PROTOCOL,
+            capacity_bytes: *capacity_bytes,
+            delete_strategy: parameters.delete_strategy,
+            pvc_name: parameters.pvc_name.as_deref(),
+            pvc_namespace: parameters.pvc_namespace.as_deref(),
+            stable_keys: &E::stable_keys(volume),
+            fingerprint: fingerprint.properties(),
+        };
+        let kind = if E::PROTOCOL.is_block() {
+            CreateKind::Volume(VolumeCreate {
+                volsize: *capacity_bytes,
+                sparse: true,
+                // TrueNAS applies its 80 % rule to sparse zvols too.
+                force_size: true,
+                ..VolumeCreate::default()
+            })
+        } else {
+            CreateKind::Filesystem(FilesystemCreate {
+                refquota: Some(*capacity_bytes),
+                acltype: Some("POSIX".to_owned()),
+                aclmode: Some("DISCARD".to_owned()),
+                ..FilesystemCreate::default()
+            })
+        };
+        let properties = new.properties(jiff::Timestamp::now());
+        let comment = match (&parameters.pvc_namespace, &parameters.pvc_name) {
+            (Some(namespace), Some(claim)) => format!("{namespace}/{claim}"),
+            _ => name.clone(),
+        };
+        let mut create = match kind {
+            CreateKind::Volume(fields) => DatasetCreate::volume(&volume.dataset, fields),
+            CreateKind::Filesystem(fields) => DatasetCreate::filesystem(&volume.dataset, fields),
+        };
+        create.comments = Some(comment);
+        create.user_properties =
+            properties.into_iter().map(|(key, value)| UserProperty::new(key, value)).collect();
+        create
+    }
+}
+
+/// In what a volume that exists differs from the plan.
+fn differences(plan: &Plan, owned: &Owned) -> Vec<String> {
+    let mut differences = plan.fingerprint.differences(&owned.metadata, plan.range, owned.capacity_bytes);
+    match owned.metadata.get(CSI_VOLUME_NAME) {
+        Some(name) if name != plan.name && !owned.unstamped => {
+            differences.push(format!("it was made for the name {name:?}, asked is {:?}", plan.name));
+        }
+        _ => {}
+    }
+    differences
+}
+
+/// The failure for a dataset that could not be made and is not there.
+fn refusal(plan: &Plan, error: &CallError) -> Failure {
+    let failure = failed(&format!("creating dataset {}", plan.volume.dataset), error);
+    match error.refused() {
+        Some(refused) if refused.is_parent_missing() => Failure::invalid(format!(
+            "dataset {} does not exist on the appliance; create it, or correct pool and parentDataset",
+            plan.parameters.placement.parent
+        )),
+        _ => failure,
+    }
+}
+
+/// A failure that leaves something half done must not be final.
+fn not_final(failure: Failure) -> Failure {
+    if failure.is_final() { Failure { kind: Kind::Unavailable, ..failure } } else { failure }
+}

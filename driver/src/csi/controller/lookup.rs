@@ -1,0 +1,181 @@
+//! From a volume id to a dataset that is proven to be ours.
+
+use truenas::Calls;
+use truenas::calls::{Dataset, DatasetKind, Filter, Query};
+
+use crate::csi::controller::Inner;
+use crate::protocol::appliance::Appliance;
+use crate::protocol::{Answer as _, Volume};
+use crate::volume::failure::{Failure, Kind};
+use crate::volume::id::{self, VolumeId};
+use crate::volume::index::Entry;
+use crate::volume::metadata::{CSI_VOLUME_NAME, MANAGED_BY, MANAGER, Metadata, VOLUME_ID};
+use crate::volume::ownership::{Ownership, judge};
+use crate::volume::protocol::Protocol;
+
+/// A dataset that is ours.
+#[derive(Clone, Debug)]
+pub(super) struct Owned {
+    /// What it says about itself.
+    pub metadata: Metadata,
+    /// How it is served; always one of its kind (files or block).
+    pub protocol: Protocol,
+    /// Size in bytes: refquota or volsize.
+    pub capacity_bytes: u64,
+    /// Block size of a zvol in bytes.
+    pub volblocksize: Option<u64>,
+    /// A zvol without reservation.
+    pub sparse: bool,
+    /// It does not record its volume id yet.
+    pub unstamped: bool,
+}
+
+/// What a dataset turned out to be.
+#[derive(Clone, Debug)]
+pub(super) enum Finding {
+    /// There is none.
+    Absent,
+    /// Ours.
+    Owned(Box<Owned>),
+    /// Somebody's; the reason in words.
+    Foreign(String),
+}
+
+impl Finding {
+    /// The volume, for operations to which a foreign dataset is as good as none.
+    pub(super) fn owned(self, id: &VolumeId) -> Result<Owned, Failure> {
+        match self {
+            Finding::Owned(owned) => Ok(*owned),
+            Finding::Absent => Err(Failure::volume_not_found(&id.to_string())),
+            Finding::Foreign(why) => Err(Failure::volume_not_found(&id.to_string()).context_after(&why)),
+        }
+    }
+}
+
+impl Failure {
+    fn context_after(mut self, why: &str) -> Self {
+        self.message = format!("{}: {why}", self.message);
+        self
+    }
+}
+
+impl Inner {
+    /// The dataset of a volume id. None: there is no such volume. A legacy id is a bare name and is looked up.
+    pub(super) async fn resolve(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        id: &VolumeId,
+    ) -> Result<Option<Volume>, Failure> {
+        if let Some(dataset) = id.dataset() {
+            return Ok(Some(self.volume(id, dataset)));
+        }
+        let _ = appliance;
+        let filters = [
+            Filter::eq(&property_path(MANAGED_BY), MANAGER),
+            Filter::eq(&property_path(CSI_VOLUME_NAME), id.name()),
+        ];
+        let found = calls
+            .datasets_query(&filters, Query::default())
+            .await
+            .or_failed("looking up a volume by name")?;
+        let mut named = found.into_iter().filter(|d| id::leaf(&d.name) == id.name());
+        match (named.next(), named.next()) {
+            (Some(one), None) => Ok(Some(self.volume(id, &one.name))),
+            (None, _) => Ok(None),
+            (Some(one), Some(other)) => Err(Failure::precondition(format!(
+                "volume {id} is ambiguous: datasets {} and {} both carry this name",
+                one.name, other.name
+            ))),
+        }
+    }
+
+    /// Judges what was read at the volume's dataset. Looks above it where the rule for old volumes needs that.
+    pub(super) async fn judge(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        volume: &Volume,
+        read: Option<Dataset>,
+    ) -> Result<Finding, Failure> {
+        let Some(dataset) = read else { return Ok(Finding::Absent) };
+        let id = volume.id.to_string();
+        let kind = dataset.kind;
+        let capacity = match kind {
+            DatasetKind::Filesystem => dataset.refquota,
+            DatasetKind::Volume => dataset.volsize,
+        };
+        let (sparse, volblocksize) = (dataset.refreservation.is_none(), dataset.volblocksize);
+        let metadata = Metadata::from(dataset.user_properties);
+        match judge(&volume.id, &volume.dataset, &metadata, self.cluster_id()) {
+            Ownership::Ours => {}
+            Ownership::Foreign(why) => return Ok(Finding::Foreign(why)),
+            Ownership::OursIfNoOwnedAncestor => {
+                let above: Vec<&str> = id::ancestors(&volume.dataset).collect();
+                let read =
+                    calls.datasets_read(&above).await.or_failed("reading the datasets above the volume")?;
+                if let Some(owner) =
+                    read.iter().find(|d| Metadata::from(d.user_properties.clone()).is_marked())
+                {
+                    return Ok(Finding::Foreign(format!(
+                        "dataset {} has no {VOLUME_ID}, and {} above it is marked: it may have inherited the marker",
+                        volume.dataset, owner.name
+                    )));
+                }
+            }
+        }
+        let protocol = match metadata.protocol() {
+            Ok(Some(protocol)) => protocol,
+            Ok(None) => {
+                return Ok(Finding::Foreign(format!("dataset {} records no protocol", volume.dataset)));
+            }
+            Err(unknown) => return Ok(Finding::Foreign(format!("dataset {}: {unknown}", volume.dataset))),
+        };
+        if protocol.is_block() != (kind == DatasetKind::Volume) {
+            return Ok(Finding::Foreign(format!(
+                "dataset {} is recorded as {protocol}, which it is not the kind of dataset for",
+                volume.dataset
+            )));
+        }
+        let capacity_bytes = capacity.unwrap_or(0);
+        appliance.index.note(&id, Entry { capacity_bytes, protocol: Some(protocol) });
+        let unstamped = metadata.get(VOLUME_ID).is_none();
+        Ok(Finding::Owned(Box::new(Owned {
+            metadata,
+            protocol,
+            capacity_bytes,
+            volblocksize,
+            sparse,
+            unstamped,
+        })))
+    }
+
+    /// Reads and judges a volume.
+    pub(super) async fn find(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        volume: &Volume,
+    ) -> Result<Finding, Failure> {
+        let read = calls.dataset_read(&volume.dataset).await;
+        let read = read.or_failed(&format!("reading dataset {}", volume.dataset))?;
+        self.judge(appliance, calls, volume, read).await
+    }
+
+    /// The appliance and the id of a request's volume, or that there is none.
+    pub(super) fn locate(&self, volume_id: &str) -> Option<(&std::sync::Arc<Appliance>, VolumeId)> {
+        let id = VolumeId::parse(volume_id)?;
+        Some((self.appliance_of(&id)?, id))
+    }
+}
+
+/// The failure for a volume of a protocol that is not built.
+pub(super) fn protocol_not_built(protocol: Protocol) -> Failure {
+    Failure::new(Kind::Unimplemented, format!("volumes of protocol {protocol} are not built yet"))
+}
+
+/// The path of a user property's value in rows of `pool.dataset.query`.
+pub(super) fn property_path(key: &str) -> String {
+    // A dot inside the key would be taken for a step; none of the keys used here has one.
+    format!("user_properties.{key}.rawvalue")
+}

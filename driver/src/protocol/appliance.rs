@@ -1,0 +1,148 @@
+//! One appliance as the controller holds it: its session, what it was seen to hold, and static facts.
+//!
+//! The rule it keeps: an appliance is a value and a volume knows which one is its own. Facts are read once and again
+//! when an answer says that they changed.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+use truenas::calls::{NvmetPort, NvmetTransport};
+use truenas::{Calls, Client, ConnectionState, Lane};
+
+use crate::protocol::call::Answer as _;
+use crate::volume::failure::{Failure, Kind};
+use crate::volume::index::Index;
+
+/// One appliance.
+pub struct Appliance {
+    /// Its name in the configuration; none is the default one.
+    pub backend: Option<String>,
+    client: Client,
+    /// Its volumes as last seen.
+    pub index: Index,
+    nvmeof_ports: Mutex<Option<Arc<[NvmetPort]>>>,
+}
+
+impl Appliance {
+    /// An appliance reached through `client`.
+    #[must_use]
+    pub fn new(backend: Option<String>, client: Client) -> Self {
+        Appliance { backend, client, index: Index::default(), nvmeof_ports: Mutex::default() }
+    }
+
+    /// Calls for everything that can wait.
+    #[must_use]
+    pub fn calls(&self, deadline: Instant) -> Calls {
+        self.client.calls(Lane::Ordinary, deadline)
+    }
+
+    /// Calls for publish and unpublish: a fence does not wait behind creates.
+    #[must_use]
+    pub fn fence_calls(&self, deadline: Instant) -> Calls {
+        self.client.calls(Lane::Fence, deadline)
+    }
+
+    /// The words for why no call can be made, when the session knows that none can: new work is refused at once then.
+    ///
+    /// # Errors
+    /// UNAVAILABLE with the session's words.
+    pub fn check_reachable(&self) -> Result<(), Failure> {
+        match self.client.state() {
+            state @ (ConnectionState::LoginRefused { .. }
+            | ConnectionState::Unreachable { .. }
+            | ConnectionState::Closed) => Err(Failure::new(Kind::Unavailable, format!("appliance {state}"))),
+            ConnectionState::Connecting { .. } | ConnectionState::Connected(_) => Ok(()),
+        }
+    }
+
+    /// Why the deadline passed: UNAVAILABLE when there is no connection, else DEADLINE_EXCEEDED.
+    #[must_use]
+    pub fn deadline_failure(&self) -> Failure {
+        let state = self.client.state();
+        if state.is_connected() {
+            let words = "the deadline passed while the operation goes on; repeat the request to join it";
+            Failure::new(Kind::Deadline, words)
+        } else {
+            Failure::new(Kind::Unavailable, format!("appliance {state}"))
+        }
+    }
+
+    /// Id of the enabled NVMe-oF TCP port at `server`:`port`. A port that listens on every address serves any server,
+    /// and one that is the only one with this number serves a server given by host name.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION when the appliance has no such port, saying which it has.
+    pub async fn nvmeof_port(&self, calls: &Calls, server: &str, port: u16) -> Result<i64, Failure> {
+        let known = self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(id) = known.as_deref().and_then(|ports| matching_port(ports, server, port)) {
+            return Ok(id);
+        }
+        let ports: Arc<[NvmetPort]> =
+            calls.nvmet_port_query(&[]).await.or_failed("reading NVMe-oF ports")?.into();
+        *self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ports));
+        matching_port(&ports, server, port).ok_or_else(|| {
+            let found: Vec<String> = ports
+                .iter()
+                .map(|p| format!("{}:{}", p.addr_traddr, p.addr_trsvcid.unwrap_or_default()))
+                .collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+            Failure::precondition(format!(
+                "the appliance has no enabled NVMe-oF TCP port {server}:{port} (it has {found}); add it under \
+                 Sharing, NVMe-oF, Ports, or correct the parameters server and port"
+            ))
+        })
+    }
+
+    /// Forgets static facts, because an answer contradicted them.
+    pub fn forget_facts(&self) {
+        *self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn matching_port(ports: &[NvmetPort], server: &str, port: u16) -> Option<i64> {
+    let usable = || {
+        ports
+            .iter()
+            .filter(|p| p.enabled && p.addr_trtype == NvmetTransport::Tcp && p.addr_trsvcid == Some(port))
+    };
+    let address = |p: &NvmetPort| p.addr_traddr.parse::<IpAddr>().ok();
+    let wanted = server.parse::<IpAddr>().ok();
+    let exact = usable().find(|p| wanted.is_some() && address(p) == wanted);
+    let wildcard = || usable().find(|p| address(p).is_some_and(|a| a.is_unspecified()));
+    let only = || (wanted.is_none() && usable().count() == 1).then(|| usable().next()).flatten();
+    exact.or_else(wildcard).or_else(only).map(|p| p.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(id: i64, address: &str, number: u16, enabled: bool) -> NvmetPort {
+        NvmetPort {
+            id,
+            addr_trtype: NvmetTransport::Tcp,
+            addr_traddr: address.to_owned(),
+            addr_trsvcid: Some(number),
+            enabled,
+        }
+    }
+
+    #[test]
+    fn a_port_is_found_by_address_then_wildcard_then_as_the_only_one() {
+        let both = [port(1, "0.0.0.0", 4420, true), port(2, "192.0.2.10", 4420, true)];
+        assert_eq!(matching_port(&both, "192.0.2.10", 4420), Some(2));
+        assert_eq!(matching_port(&both, "192.0.2.11", 4420), Some(1));
+        assert_eq!(matching_port(&both, "192.0.2.10", 4421), None);
+        let one = [port(3, "192.0.2.10", 4420, true), port(4, "192.0.2.10", 4421, true)];
+        assert_eq!(matching_port(&one, "nas.example.org", 4420), Some(3));
+        assert_eq!(matching_port(&one, "192.0.2.11", 4420), None, "another address is another port");
+        assert_eq!(matching_port(&[port(5, "192.0.2.10", 4420, false)], "192.0.2.10", 4420), None);
+        let two = [port(6, "192.0.2.10", 4420, true), port(7, "192.0.2.11", 4420, true)];
+        assert_eq!(
+            matching_port(&two, "nas.example.org", 4420),
+            None,
+            "a host name cannot choose between two"
+        );
+    }
+}

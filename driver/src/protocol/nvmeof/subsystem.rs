@@ -1,0 +1,132 @@
+//! Making and taking apart a volume's subsystem.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use truenas::calls::{Filter, NvmetNamespace, NvmetSubsys};
+use truenas::{CallError, Calls};
+
+use crate::protocol::Volume;
+use crate::protocol::call::{Answer as _, failed};
+use crate::protocol::nvmeof::{device_path, foreign_namespace, is_ours, namespace_on};
+use crate::volume::failure::{Failure, Kind};
+use crate::volume::metadata::Metadata;
+use crate::volume::name::subsystem_nqn;
+
+/// First wait for the device of a new zvol.
+const DEVICE_WAIT_FIRST: Duration = Duration::from_millis(10);
+/// Longest wait between two tries.
+const DEVICE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long the device of a new zvol may take altogether.
+const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The subsystem with the volume's derived name, whosever it is.
+pub(super) async fn by_name(calls: &Calls, volume: &Volume) -> Result<Option<NvmetSubsys>, Failure> {
+    let found = calls.nvmet_subsys_query(&[Filter::eq("name", volume.global.as_str())]).await;
+    let found = found.or_failed(&format!("reading the NVMe-oF subsystem {}", volume.global))?;
+    Ok(found.into_iter().find(|s| s.name == volume.global))
+}
+
+/// Puts the volume's zvol into a subsystem. The device of a new zvol appears a moment after its creation, so its
+/// absence is waited out, with growing pauses.
+///
+/// # Errors
+/// As [`crate::protocol::Answer::definite`].
+pub(super) async fn create_namespace(
+    calls: &Calls,
+    volume: &Volume,
+    subsys: i64,
+) -> Result<Result<NvmetNamespace, Failure>, Failure> {
+    let deadline = (Instant::now() + DEVICE_DEADLINE).min(calls.deadline());
+    let mut pause = DEVICE_WAIT_FIRST;
+    loop {
+        let made = calls.nvmet_namespace_create(subsys, &volume.dataset).await;
+        let missing = made.as_ref().err().and_then(CallError::refused).is_some_and(|e| e.is_device_missing());
+        if !missing || Instant::now() + pause >= deadline {
+            return made.definite(&format!("serving zvol {} over NVMe-oF", volume.dataset));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(DEVICE_WAIT_MAX);
+    }
+}
+
+/// Makes what is missing of subsystem and namespace, looking for each first.
+pub(super) async fn ensure(
+    calls: &Calls,
+    volume: &Volume,
+    metadata: Option<&Metadata>,
+) -> Result<(), Failure> {
+    if let Some(namespace) = namespace_on(calls, volume).await? {
+        return if is_ours(&namespace.subsys, volume, metadata) {
+            Ok(())
+        } else {
+            Err(foreign_namespace(volume, &namespace))
+        };
+    }
+    let subsys = match by_name(calls, volume).await? {
+        Some(subsys) => subsys,
+        None => {
+            let nqn = subsystem_nqn(&volume.global);
+            let doing = format!("creating the NVMe-oF subsystem {}", volume.global);
+            match calls.nvmet_subsys_create(&volume.global, Some(&nqn)).await.definite(&doing)? {
+                Ok(subsys) => subsys,
+                // A row is stored before the target is reloaded: a refusal proves nothing.
+                Err(refused) => by_name(calls, volume).await?.ok_or(refused)?,
+            }
+        }
+    };
+    if !is_ours(&subsys, volume, metadata) || subsys.allow_any_host {
+        return Err(Failure::precondition(format!(
+            "the NVMe-oF subsystem {:?} exists with NQN {} and allow_any_host {}; it is not what this driver makes",
+            subsys.name,
+            subsys.subnqn.as_deref().unwrap_or("none"),
+            subsys.allow_any_host
+        )));
+    }
+    let Err(refused) = create_namespace(calls, volume, subsys.id).await? else { return Ok(()) };
+    match namespace_on(calls, volume).await? {
+        Some(namespace) if is_ours(&namespace.subsys, volume, metadata) => Ok(()),
+        Some(namespace) => Err(foreign_namespace(volume, &namespace)),
+        None => Err(refused),
+    }
+}
+
+/// Removes a subsystem of ours whose zvol is gone, with its links and its namespace. A namespace on another device is
+/// somebody's: the subsystem stays then.
+pub(super) async fn dismantle(calls: &Calls, volume: &Volume, id: i64) -> Result<(), Failure> {
+    let of_subsystem = [Filter::eq("subsys.id", id)];
+    let (namespaces, ports) = tokio::join!(
+        calls.nvmet_namespace_query(&of_subsystem),
+        calls.nvmet_port_subsys_query(&of_subsystem)
+    );
+    let doing = format!("deleting the NVMe-oF subsystem {}", volume.global);
+    let (namespaces, ports) = (namespaces.or_failed(&doing)?, ports.or_failed(&doing)?);
+    let own = device_path(volume);
+    if let Some(other) = namespaces.iter().find(|n| n.subsys.id == id && n.device_path != own) {
+        return Err(Failure::precondition(format!(
+            "the NVMe-oF subsystem {} holds namespace {} on {}, which is not this volume's; remove it from there",
+            volume.global, other.id, other.device_path
+        )));
+    }
+    for port in ports.iter().filter(|p| p.subsys.id == id) {
+        gone(calls.nvmet_port_subsys_delete(port.id).await, &doing)?;
+    }
+    for namespace in namespaces.iter().filter(|n| n.subsys.id == id) {
+        gone(calls.nvmet_namespace_delete(namespace.id).await, &doing)?;
+    }
+    gone(calls.nvmet_subsys_delete(id).await, &doing)
+}
+
+/// A deletion: what is gone already is as good. A definite refusal is repeated by the caller after reading again.
+pub(super) fn gone(result: Result<(), CallError>, doing: &str) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => {
+            let failure = failed(doing, &error);
+            // An unclassified refusal of a deletion leaves work behind: not final.
+            let kind = if failure.kind == Kind::Internal { Kind::Unavailable } else { failure.kind };
+            Err(Failure { kind, ..failure })
+        }
+        Ok(()) => Ok(()),
+    }
+}
