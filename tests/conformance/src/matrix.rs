@@ -1,0 +1,243 @@
+//! The matrix of runs: each protocol with each way of using a volume that it serves, one after the other against one set
+//! of programs, and the checks around them.
+//!
+//! Rule: besides csi-sanity's own verdict, a run must leave nothing behind: no volume, no path, no mount. And no secret
+//! may stand in any program's log.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tns_csi_proto::csi::v1::ListVolumesRequest;
+use tns_csi_proto::csi::v1::controller_client::ControllerClient;
+
+use crate::process::log_path;
+use crate::programs::{self, Layout, Place, Stand};
+use crate::report::Verdict;
+use crate::sanity::{Access, Sanity};
+use crate::skips::SKIPS;
+
+/// One row of the matrix.
+#[derive(Debug)]
+pub struct Run {
+    /// Name for people and for `--run`.
+    pub name: &'static str,
+    /// StorageClass parameter `protocol`.
+    pub protocol: &'static str,
+    /// How volumes are used.
+    pub access: Access,
+}
+
+/// Every run. Raw block on NFS does not exist.
+pub const RUNS: &[Run] = &[
+    Run { name: "nfs/filesystem", protocol: "nfs", access: Access::Filesystem },
+    Run { name: "nvmeof/filesystem", protocol: "nvmeof", access: Access::Filesystem },
+    Run { name: "nvmeof/block", protocol: "nvmeof", access: Access::Block },
+];
+
+/// What to run and against what.
+#[derive(Debug)]
+pub struct Matrix {
+    /// The programs and their places.
+    pub layout: Layout,
+    /// csi-sanity.
+    pub sanity: PathBuf,
+    /// Names of runs; empty means all.
+    pub only: Vec<String>,
+    /// Regular expression over spec names: only these run, and the list of skips is not held to account.
+    pub focus: Option<String>,
+    /// Dataset below which volumes are made; none means the pool itself.
+    pub parent: Option<String>,
+    /// Value of every secret that csi-sanity sends.
+    pub secret: String,
+    /// Time each run may take.
+    pub limit: Duration,
+}
+
+/// Passed and failed specs and checks of all runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Passed.
+    pub passed: usize,
+    /// Failed.
+    pub failed: usize,
+}
+
+impl Matrix {
+    /// Runs everything, printing one line per run and, for what failed, what was found with the ends of all logs.
+    pub async fn run(&self) -> Count {
+        let mut count = Count::default();
+        let mut rows = BTreeSet::new();
+        let mut stand = None;
+        for run in
+            RUNS.iter().filter(|run| self.only.is_empty() || self.only.iter().any(|name| name == run.name))
+        {
+            let start = Instant::now();
+            let verdict = self.one(run, &mut stand).await;
+            let verdict = verdict.unwrap_or_else(|error| Verdict {
+                failures: vec![format!("{error:#}")],
+                ..Verdict::default()
+            });
+            println!(
+                "{}: {} passed, {} failed, {} skipped as listed, {:.1} min",
+                run.name,
+                verdict.passed,
+                verdict.failures.len(),
+                verdict.skipped,
+                start.elapsed().as_secs_f64() / 60.0
+            );
+            self.tell(run.name, &verdict.failures);
+            count.passed += verdict.passed;
+            count.failed += verdict.failures.len();
+            rows.extend(verdict.rows);
+        }
+        let mut failures = match stand {
+            Some(stand) => stand.stop().await,
+            None => Vec::new(),
+        };
+        failures.extend(self.secrets_in_logs());
+        if self.focus.is_none() && self.only.is_empty() && count.failed == 0 {
+            failures.extend(stale_rows(&rows));
+        }
+        self.tell("after the runs", &failures);
+        count.passed += usize::from(failures.is_empty());
+        count.failed += failures.len();
+        count
+    }
+
+    /// One run. The programs go on to the next one unless one of them has ended.
+    async fn one(&self, run: &Run, stand: &mut Option<Stand>) -> anyhow::Result<Verdict> {
+        let running = match stand {
+            Some(running) => running,
+            None => stand.insert(Stand::start(&self.layout).await?),
+        };
+        let sanity = Sanity {
+            program: self.sanity.clone(),
+            name: run.name.replace('/', "-"),
+            parameters: self.parameters(run),
+            access: run.access,
+            secret: self.secret.clone(),
+            focus: self.focus.clone(),
+            limit: self.limit,
+        };
+        let judged = sanity.run(&self.layout).await;
+        let dead = running.dead();
+        if !dead.is_empty() {
+            // Dropping what is left kills it, so that the next run starts anew.
+            *stand = None;
+            let mut verdict = judged.unwrap_or_default();
+            verdict.failures.insert(0, format!("ended by itself during the run: {}", dead.join(", ")));
+            return Ok(verdict);
+        }
+        let mut verdict = judged?;
+        let left = self.left_behind().await?;
+        verdict.passed += usize::from(left.is_empty());
+        verdict.failures.extend(left);
+        Ok(verdict)
+    }
+
+    fn parameters(&self, run: &Run) -> Vec<(&'static str, String)> {
+        let mut parameters = vec![
+            ("protocol", run.protocol.to_owned()),
+            ("pool", self.layout.pool.clone()),
+            ("server", "127.0.0.1".to_owned()),
+        ];
+        parameters.extend(self.parent.iter().map(|parent| ("parentDataset", parent.clone())));
+        parameters
+    }
+
+    /// What a run left behind: volumes, paths, mounts, connections.
+    async fn left_behind(&self) -> anyhow::Result<Vec<String>> {
+        let mut left = Vec::new();
+        let mut controller =
+            ControllerClient::new(programs::channel(&self.layout.controller_socket()).await?);
+        let volumes =
+            controller.list_volumes(ListVolumesRequest::default()).await.context("listing what is left")?;
+        for volume in volumes.into_inner().entries.into_iter().filter_map(|entry| entry.volume) {
+            left.push(format!("left behind: volume {}", volume.volume_id));
+        }
+        let parent = self.layout.parent();
+        for entry in fs::read_dir(&parent).with_context(|| format!("reading {}", parent.display()))? {
+            left.push(format!(
+                "left behind: path {}",
+                entry.context("reading what is left")?.path().display()
+            ));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
+        let below = format!("{}/", parent.display());
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        left.extend(
+            points
+                .filter(|point| point.starts_with(&below))
+                .map(|point| format!("left behind: mount {point}")),
+        );
+        if self.layout.place == Place::Lab {
+            left.extend(
+                nvme_controllers().into_iter().map(|name| format!("left behind: NVMe controller {name}")),
+            );
+        }
+        Ok(left)
+    }
+
+    /// The logs in which a secret stands.
+    fn secrets_in_logs(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let key = self.layout.api_key.trim();
+        let secrets = [("the API key", key), ("a CSI secret", self.secret.as_str())];
+        for name in ["truenas-sim", "controller", "fake-helper", "node-helper", "node"] {
+            let path = log_path(&self.layout.logs, name);
+            let Ok(text) = fs::read(&path) else { continue };
+            let text = String::from_utf8_lossy(&text);
+            for (what, _) in secrets.iter().filter(|(_, secret)| text.contains(secret)) {
+                found.push(format!("{} holds {what}", path.display()));
+            }
+        }
+        found
+    }
+
+    fn tell(&self, name: &str, failures: &[String]) {
+        if failures.is_empty() {
+            return;
+        }
+        for failure in failures {
+            println!("-- {name}: {failure}");
+        }
+        println!("{}", programs::log_tails(&self.layout));
+    }
+}
+
+/// Rows of the list of skips that no run needed.
+fn stale_rows(used: &BTreeSet<usize>) -> Vec<String> {
+    let unused = SKIPS.iter().enumerate().filter(|(number, _)| !used.contains(number));
+    unused.map(|(_, row)| format!("no run needs this row of the list of skips any more: {row:?}")).collect()
+}
+
+/// Kernel names of the NVMe controllers that are connected over TCP.
+fn nvme_controllers() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/sys/class/nvme") else { return Vec::new() };
+    let over_tcp =
+        |path: &PathBuf| fs::read_to_string(path.join("transport")).is_ok_and(|kind| kind.trim() == "tcp");
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(over_tcp);
+    paths.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_nobody_needs_is_named() {
+        let all: BTreeSet<usize> = (0..SKIPS.len()).collect();
+        assert_eq!(stale_rows(&all), Vec::<String>::new());
+        let but_one: BTreeSet<usize> = (1..SKIPS.len()).collect();
+        assert!(matches!(&stale_rows(&but_one)[..], [line] if line.contains(SKIPS[0].spec)));
+    }
+
+    #[test]
+    fn runs_have_names_that_tell_them_apart() {
+        let names: BTreeSet<&str> = RUNS.iter().map(|run| run.name).collect();
+        assert_eq!(names.len(), RUNS.len());
+    }
+}
