@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Client, finding, start};
+use common::{Client, assert_schemas_kept, config, finding, start};
 use serde_json::json;
 use truenas_sim::{Appliance, Config};
 
@@ -36,12 +36,13 @@ async fn an_nfs_volume_is_made_exported_grown_and_removed() {
     assert_eq!(client.ok("pool.dataset.delete", json!(["tank/pvc-1"])).await, true);
     assert_eq!(client.ok("sharing.nfs.query", json!([])).await, json!([]), "the share goes with the dataset");
     assert_eq!(client.ok("zfs.resource.query", json!([{"paths": ["tank/pvc-1"]}])).await, json!([]));
+    assert_schemas_kept(&appliance);
 }
 
 #[tokio::test]
 async fn an_nvmeof_volume_is_made_exported_and_removed() {
-    let config = Config { nvmet_port: Some("127.0.0.1:4420".parse().unwrap()), ..Config::default() };
-    let appliance = Appliance::start(config).await.unwrap();
+    let port = Some("127.0.0.1:4420".parse().unwrap());
+    let appliance = Appliance::start(Config { nvmet_port: port, ..config() }).await.unwrap();
     let mut client = Client::login(&appliance).await;
     let zvol =
         json!([{"name": "tank/pvc-2", "type": "VOLUME", "volsize": GIB, "sparse": true, "force_size": true}]);
@@ -82,6 +83,88 @@ async fn an_nvmeof_volume_is_made_exported_and_removed() {
     }
     client.ok("pool.dataset.delete", json!(["tank/pvc-2"])).await;
     assert_eq!(appliance.control().datasets(), ["tank"]);
+    assert_schemas_kept(&appliance);
+}
+
+#[tokio::test]
+async fn every_reading_method_answers_in_the_appliance_s_shape() {
+    let appliance =
+        Appliance::start(Config { nvmet_port: Some("127.0.0.1:4420".parse().unwrap()), ..config() })
+            .await
+            .unwrap();
+    let mut client = Client::login(&appliance).await;
+    let seed = json!({"command": "seed", "datasets": [{"name": "tank/a", "user_properties": {"x:y": "z"}},
+        {"name": "tank/v", "kind": "VOLUME", "properties": {"volsize": "1073741824"}}], "snapshots": ["tank/a@s"]});
+    appliance.control().json(seed).await.unwrap();
+    client.ok("sharing.nfs.create", json!([{"path": "/mnt/tank/a"}])).await;
+    client.ok("sharing.smb.create", json!([{"path": "/mnt/tank/a", "name": "a", "purpose": "DEFAULT_SHARE", "options": {"hostsallow": ["10.0.0.1"]}}])).await;
+    client.ok("nvmet.subsys.create", json!([{"name": "v"}])).await;
+    client.ok("nvmet.host.create", json!([{"hostnqn": "nqn.2024-01.io.example:host"}])).await;
+    client.ok("nvmet.host_subsys.create", json!([{"host_id": 1, "subsys_id": 1}])).await;
+    client.ok("nvmet.port_subsys.create", json!([{"port_id": 1, "subsys_id": 1}])).await;
+    for method in [
+        "auth.me",
+        "auth.mechanism_choices",
+        "core.ping",
+        "core.get_jobs",
+        "system.info",
+        "system.version",
+        "system.version_short",
+        "system.ready",
+        "system.state",
+        "system.boot_id",
+        "system.host_id",
+        "system.product_type",
+        "system.global.id",
+        "pool.query",
+        "pool.dataset.query",
+        "pool.snapshot.query",
+        "zfs.resource.query",
+        "sharing.nfs.query",
+        "sharing.smb.query",
+        "service.query",
+        "interface.query",
+        "failover.status",
+        "failover.licensed",
+        "nfs.config",
+        "nvmet.global.config",
+        "nvmet.global.sessions",
+        "nvmet.subsys.query",
+        "nvmet.namespace.query",
+        "nvmet.port.query",
+        "nvmet.host.query",
+        "nvmet.host_subsys.query",
+        "nvmet.port_subsys.query",
+        "nvmet.host.generate_key",
+        "nvmet.host.dhchap_hash_choices",
+        "nvmet.host.dhchap_dhgroup_choices",
+    ] {
+        client.ok(method, json!([])).await;
+    }
+    for (method, params) in [
+        ("pool.get_instance", json!([1])),
+        ("pool.dataset.get_instance", json!(["tank"])),
+        ("pool.dataset.query", json!([[], {"extra": {"flat": false}}])),
+        ("pool.dataset.query", json!([[], {"select": ["id", "used.parsed"], "order_by": ["-id"]}])),
+        ("pool.dataset.recommended_zvol_blocksize", json!(["tank"])),
+        ("pool.snapshot.get_instance", json!(["tank/a@s"])),
+        ("pool.snapshot.hold", json!(["tank/a@s"])),
+        ("pool.snapshot.query", json!([[["id", "=", "tank/a@s"]]])),
+        ("pool.snapshot.release", json!(["tank/a@s"])),
+        (
+            "zfs.resource.query",
+            json!([{"paths": ["tank"], "get_children": true, "nest_results": true, "get_user_properties": true}]),
+        ),
+        ("service.get_instance", json!([1])),
+        ("service.started", json!(["nfs"])),
+        ("filesystem.stat", json!(["/mnt/tank/a"])),
+        ("nvmet.port.transport_address_choices", json!(["TCP"])),
+        ("nvmet.subsys.query", json!([[], {"extra": {"verbose": true}}])),
+        ("auth.logout", json!([])),
+    ] {
+        client.ok(method, params).await;
+    }
+    assert_schemas_kept(&appliance);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A plain client of the API for tests: one socket, calls by hand.
 #![allow(dead_code)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The folder of the appliance's API facts beside the repository, when it is there.
+pub fn facts() -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/truenas-api");
+    folder.join("schemas").is_dir().then_some(folder)
+}
+
+/// A set-up that checks every message against the appliance's schemas when they are there.
+pub fn config() -> Config {
+    let schemas = Config::default().schemas.or_else(|| Some(facts()?.join("schemas")));
+    if schemas.is_none() {
+        eprintln!("NOT CHECKED: the appliance's schemas are not here; messages are not compared with them");
+    }
+    Config { schemas, ..Config::default() }
+}
+
 pub async fn start() -> Appliance {
-    Appliance::start(Config::default()).await.unwrap()
+    Appliance::start(config()).await.unwrap()
+}
+
+/// Fails when a request or an answer broke the appliance's schema.
+pub fn assert_schemas_kept(appliance: &Appliance) {
+    let stats = appliance.control().stats();
+    assert_eq!(stats.schema_violations, Vec::<String>::new());
 }
 
 pub async fn tls(appliance: &Appliance) -> Box<dyn Wire> {
