@@ -107,7 +107,7 @@ fn spawn(socket: OwnedFd, sender: &Arc<watch::Sender<u64>>) -> io::Result<AbortH
     let sender = Arc::clone(sender);
     let task = tokio::spawn(async move {
         loop {
-            let drained = socket.async_io(Interest::READABLE, |socket| drain(socket)).await;
+            let drained = socket.async_io(Interest::READABLE, drain).await;
             raise(&sender);
             if let Err(error) = drained {
                 tracing::error!(%error, "device events end; waits look again by their timer");
