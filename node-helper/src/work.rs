@@ -44,8 +44,61 @@ where
     }
 }
 
+/// Pauses between attempts at something that another process may hold for a moment: 5 ms doubling to 640 ms, 1.3 s in
+/// all.
+///
+/// A process that is just being started holds copies of every open descriptor until it executes its program, and so
+/// keeps a device "in use" that was closed here. One that is really in use stays so.
+pub fn pauses() -> impl Iterator<Item = Duration> {
+    (0..8).map(|step| Duration::from_millis(5 << step))
+}
+
+/// Repeats a blocking `attempt` with [`pauses`] as long as its error is `busy`.
+///
+/// # Errors
+/// The last attempt's.
+pub fn until_free<T, E>(
+    busy: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    for pause in pauses() {
+        match attempt() {
+            Err(error) if busy(&error) => std::thread::sleep(pause),
+            outcome => return outcome,
+        }
+    }
+    attempt()
+}
+
 /// The earlier of `deadline` and `limit` from this moment on.
 #[must_use]
 pub fn at_most(deadline: Instant, limit: Duration) -> Instant {
     Instant::now().checked_add(limit).map_or(deadline, |own| own.min(deadline))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_for_a_moment_is_tried_again_and_nothing_else_is() {
+        let mut left = 2;
+        let outcome = until_free(
+            |busy| *busy,
+            || {
+                left -= 1;
+                if left == 0 { Ok(()) } else { Err(true) }
+            },
+        );
+        assert_eq!((outcome, left), (Ok(()), 0));
+        let mut attempts = 0;
+        let outcome: Result<(), bool> = until_free(
+            |busy| *busy,
+            || {
+                attempts += 1;
+                Err(false)
+            },
+        );
+        assert_eq!((outcome, attempts), (Err(false), 1));
+    }
 }

@@ -88,7 +88,7 @@ impl KubeletRoot {
     pub fn place(&self, path: &VolumePath) -> Result<Place, PathError> {
         let parent = path.parent();
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent.as_path() };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::openat2(&self.descriptor, parent, flags, Mode::empty(), resolve()) {
             Ok(descriptor) => {
                 let real = self.real_path(path);
@@ -109,7 +109,8 @@ impl KubeletRoot {
     }
 }
 
-/// How every path below the root is resolved.
+/// How every path below the root is resolved. `O_NOFOLLOW` must not join `O_PATH` here: together they open a link
+/// itself (openat2(2)), where `RESOLVE_NO_SYMLINKS` alone refuses it.
 fn resolve() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
@@ -168,7 +169,7 @@ impl Place {
     }
 
     fn is_empty_directory(&self) -> io::Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = self.open_with(flags)?;
         let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(directory, &mut buffer);
@@ -198,7 +199,7 @@ impl Place {
     /// # Errors
     /// Of `openat2(2)`; a link is `ELOOP`.
     pub fn open(&self) -> io::Result<OwnedFd> {
-        self.open_with(OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+        self.open_with(OFlags::PATH | OFlags::CLOEXEC)
     }
 
     fn open_with(&self, flags: OFlags) -> io::Result<OwnedFd> {
@@ -291,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_missing_parent_is_named() {
-        let error = Host::new().place("missing/x").err().expect("no parent");
+        let error = Host::new().place("missing/x").expect_err("no parent");
         assert!(error.to_string().contains("no parent directory"), "{error}");
     }
 

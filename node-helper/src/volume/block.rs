@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::{Stage, StageAccess, Volumes};
 use crate::attach::{NvmeTarget, Target};
-use crate::device::{DeviceIdentity, NvmeIdentity, VolumeNode};
+use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
-use crate::filesystem::{Content, Found, FsType, MkfsOptions};
+use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
 use crate::ledger::{Device, Formatting, Record};
-use crate::mount::{Detached, MountOptions};
+use crate::mount::{Detached, MountError, MountOptions};
 use crate::paths::Place;
 use crate::source::NvmeofSource;
 use crate::work;
@@ -90,7 +90,7 @@ impl Volumes {
         place: Place,
         deadline: Instant,
     ) -> Result<&'static str, Failure> {
-        let probed = self.parts.filesystems.probe(node, deadline).await?;
+        let probed = self.probe(node, deadline).await?;
         let formatted = match &probed.content {
             Content::Filesystem(found) if found.fs == wanted.kind => false,
             Content::Filesystem(_) | Content::Other(_) => {
@@ -125,6 +125,17 @@ impl Volumes {
         Ok(if formatted { "formatted and mounted" } else { "mounted" })
     }
 
+    /// Probes the device, patient with a holder that is gone in a moment.
+    async fn probe(&self, node: &VolumeNode, deadline: Instant) -> Result<Probed, FilesystemError> {
+        for pause in work::pauses() {
+            match self.parts.filesystems.probe(node, deadline).await {
+                Err(FilesystemError::Device(DeviceError::InUse { .. })) => tokio::time::sleep(pause).await,
+                outcome => return outcome,
+            }
+        }
+        self.parts.filesystems.probe(node, deadline).await
+    }
+
     /// Whether this request may format at all, now that the device is known to hold nothing.
     fn may_format(&self, request: &Stage, wanted: &Wanted<'_>, node: &VolumeNode) -> Result<(), Failure> {
         let fault = if request.never_format {
@@ -157,17 +168,22 @@ impl Volumes {
         let shown = node.path.display().to_string();
         let outcome = work::run("mounting the device", move || {
             let source = own.path.display().to_string();
-            let mount =
+            let busy = |error: &MountError| error.errno.kind() == std::io::ErrorKind::ResourceBusy;
+            let mount = work::until_free(busy, || {
                 Detached::file_system(kind.name(), &source, options.parameters(), options.attributes())
-                    .map_err(|error| Failure::internal(format!("{source}: {error}")))?;
-            let mounted = mount.device().map_err(|error| Failure::internal(format!("{source}: {error}")))?;
+            });
+            let mount = mount.map_err(|error| match busy(&error) {
+                true => Failure::precondition(format!("{error}; something on this host holds the device")),
+                false => Failure::internal(error.to_string()),
+            })?;
+            let mounted = mount.device().map_err(|error| Failure::internal(error.to_string()))?;
             if mounted != own.number {
                 return Err(Failure::unavailable(format!(
                     "{source} became another device while it was mounted ({mounted} instead of {}); nothing is mounted",
                     own.number
                 )));
             }
-            mount.attach(&place).map_err(|error| Failure::internal(format!("{source}: {error}")))?;
+            mount.attach(&place).map_err(|error| Failure::internal(error.to_string()))?;
             Ok(place)
         });
         outcome.await?.map_err(|failure| failure.while_doing(&format!("mounting {shown}")))

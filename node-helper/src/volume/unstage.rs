@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::view::{Life, is_staging, is_target};
 use super::{Call, Done, Unstage, Volumes, unexpected};
-use crate::device::DeviceIdentity;
+use crate::device::{DeviceError, DeviceIdentity};
 use crate::failure::Failure;
 use crate::ledger::{Intent, Record};
 use crate::mount::MountTable;
@@ -106,7 +106,9 @@ impl Volumes {
         match self.parts.devices.find(identity).await? {
             None => Ok(()),
             Some(node) => {
-                Ok(work::run("opening the device", move || node.open_exclusive().map(drop)).await??)
+                let busy = |error: &DeviceError| matches!(error, DeviceError::InUse { .. });
+                let open = move || work::until_free(busy, || node.open_exclusive().map(drop));
+                Ok(work::run("opening the device", open).await??)
             }
         }
     }
