@@ -135,10 +135,29 @@ mod checked {
                 ));
             }
             let query = params.iter().map(|(n, _, _)| n.as_str()).eq(["filters", "options"]);
-            let result = Lazy::new(method.get("result").cloned().unwrap_or(Value::Bool(true)));
+            let mut result = method.get("result").cloned().unwrap_or(Value::Bool(true));
+            loosen(&mut result);
+            let result = Lazy::new(result);
             out.insert(name.clone(), Method { params, result, query });
         }
         Ok(out)
+    }
+
+    /// An answer lacks the tag that tells the members of a tagged union apart (an SMB share's options carry no
+    /// purpose), so several members fit where exactly one was meant.
+    fn loosen(schema: &mut Value) {
+        match schema {
+            Value::Object(map) => {
+                if map.contains_key("discriminator")
+                    && let Some(members) = map.remove("oneOf")
+                {
+                    map.insert("anyOf".into(), members);
+                }
+                map.values_mut().for_each(loosen);
+            }
+            Value::Array(list) => list.iter_mut().for_each(loosen),
+            _ => {}
+        }
     }
 
     pub(super) fn request(methods: &BTreeMap<String, Method>, stats: &Stats, name: &str, params: &[Value]) {

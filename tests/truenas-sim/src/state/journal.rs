@@ -151,6 +151,29 @@ mod tests {
         assert_eq!(tables["a"].len(), 1);
     }
 
+    proptest::proptest! {
+        /// Wherever a kill cuts the file, whole transactions before the cut are kept and nothing else is made up.
+        #[test]
+        fn any_cut_keeps_a_prefix_of_the_transactions(count in 1_usize..8, cut in 0.0_f64..1.0) {
+            let dir = tempfile::tempdir().unwrap();
+            let (journal, _) = Journal::open(dir.path()).unwrap();
+            for n in 0..count {
+                journal.commit(&[Change::put("a", n.to_string(), json!("x\ny")), Change::put("b", n.to_string(), json!(n))]).unwrap();
+            }
+            drop(journal);
+            let path = dir.path().join(FILE_NAME);
+            let bytes = std::fs::read(&path).unwrap();
+            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let at = (bytes.len() as f64 * cut) as usize;
+            std::fs::write(&path, &bytes[..at]).unwrap();
+            let (_, tables) = Journal::open(dir.path()).unwrap();
+            let kept = bytes[..at].iter().filter(|b| **b == b'\n').count();
+            for table in ["a", "b"] {
+                proptest::prop_assert_eq!(tables.get(table).map_or(0, BTreeMap::len), kept);
+            }
+        }
+    }
+
     #[test]
     fn a_bad_line_in_the_middle_is_an_error_and_the_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
