@@ -32,7 +32,8 @@ struct Seen {
 /// In words: what was found and how to start the helper instead.
 pub fn check(kubelet_root: &Path) -> anyhow::Result<()> {
     let table = MountTable::read()?;
-    let holder = table.containing(kubelet_root);
+    let real = kubelet_root.canonicalize().unwrap_or_else(|_| kubelet_root.to_owned());
+    let holder = table.containing(&real);
     let shared = holder.and_then(|mount| mount.shared);
     let seen = Seen {
         init_is_hosts: link("/proc/self/ns/pid").as_deref() == Some(FIRST_PID_NAMESPACE),

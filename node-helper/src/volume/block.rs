@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::view::is_staging;
 use super::{Stage, StageAccess, Volumes};
 use crate::attach::{NvmeTarget, Target};
 use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
 use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
 use crate::ledger::{Device, Formatting, Record};
+use crate::mount::attach::Removal;
 use crate::mount::{Detached, MountError, MountOptions};
 use crate::paths::Place;
 use crate::source::NvmeofSource;
@@ -235,19 +237,38 @@ impl Volumes {
     /// Takes back what a stage began, before a final answer. What cannot be taken back stays in the ledger and is
     /// undone by unstage.
     pub(super) async fn undo_stage(self: &Arc<Self>, request: &Stage, record: &mut Record) {
+        let undone = self.try_undo(request, record).await;
+        if let Err(failure) = undone {
+            tracing::warn!(volume = %request.volume, reason = %failure, "a failed stage is not taken back in full");
+        }
+    }
+
+    async fn try_undo(self: &Arc<Self>, request: &Stage, record: &mut Record) -> Result<(), Failure> {
         let now = Instant::now();
         let deadline = now.checked_add(super::UNDO).unwrap_or(now);
-        if let Some(identity) = record.identity().cloned()
-            && let Err(failure) = self.disconnect(request.volume.as_str(), &identity, deadline).await
-        {
-            tracing::warn!(volume = %request.volume, reason = %failure, "a failed stage keeps its connection");
-            return;
+        let mounted = record.clone();
+        let place = self.place(&request.staging.0).await?;
+        self.take_away(place, Removal::Clean, move |mount| is_staging(&mounted, mount)).await?;
+        if let Some(identity) = record.identity().cloned() {
+            // A mkfs that outlived the helper still writes: its device is not taken from it.
+            self.prove_unused(&identity).await?;
+            self.disconnect(request.volume.as_str(), &identity, deadline).await?;
         }
         // A record with targets still has something to undo.
-        if record.published.is_empty()
-            && let Err(failure) = self.forget(&request.volume, record).await
-        {
-            tracing::warn!(volume = %request.volume, reason = %failure, "a failed stage keeps its record");
+        if record.published.is_empty() { self.forget(&request.volume, record).await } else { Ok(()) }
+    }
+
+    /// Proves that nobody uses a device. A file system may live on after its last mount here is gone, in another
+    /// mount namespace; the kernel gives the device to nobody exclusively then, and its session must not be taken from
+    /// under it.
+    pub(super) async fn prove_unused(&self, identity: &DeviceIdentity) -> Result<(), Failure> {
+        match self.parts.devices.find(identity).await? {
+            None => Ok(()),
+            Some(node) => {
+                let busy = |error: &DeviceError| matches!(error, DeviceError::InUse { .. });
+                let open = move || work::until_free(busy, || node.open_exclusive().map(drop));
+                Ok(work::run("opening the device", open).await??)
+            }
         }
     }
 

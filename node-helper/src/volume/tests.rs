@@ -1,7 +1,7 @@
 //! The flows on a host with real mounts and file systems.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, FileTypeExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, symlink};
 
 use tns_csi_proto::helper::v1 as api;
 use tonic::Code;
@@ -339,6 +339,20 @@ fn a_session_is_never_ended_under_a_file_system_that_lives_elsewhere() {
         drop(tree);
         host.unstage(1).await.unwrap();
         assert_eq!(host.connected(), 0);
+    });
+}
+
+#[test]
+fn a_mkfs_that_outlived_the_helper_keeps_its_device() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
+        let mkfs = fs::OpenOptions::new().write(true).custom_flags(exclusive).open(host.disk(1)).unwrap();
+        let (found, words) = code(host.stage(host.stage_request(1)).await);
+        assert!(found == Code::FailedPrecondition && words.contains("in use"), "{words}");
+        assert_eq!(host.connected(), 1, "its session stays");
+        drop(mkfs);
+        assert_eq!(host.stage(host.stage_request(1)).await.unwrap(), "formatted and mounted");
     });
 }
 

@@ -6,13 +6,11 @@ use tokio::time::Instant;
 
 use super::view::{Life, is_staging, is_target};
 use super::{Call, Done, Unstage, Volumes, unexpected};
-use crate::device::{DeviceError, DeviceIdentity};
 use crate::failure::Failure;
 use crate::ledger::{Intent, Record};
 use crate::mount::MountTable;
 use crate::mount::attach::Removal;
 use crate::paths::VolumePath;
-use crate::work;
 
 impl Volumes {
     /// Unstages a volume. One that is not staged is a success.
@@ -98,19 +96,6 @@ impl Volumes {
             (false, false) => "not mounted",
         }
         .to_owned())
-    }
-
-    /// A file system may live on after its last mount here is gone: in another mount namespace. The kernel gives the
-    /// device to nobody exclusively then, and its session must not be taken from under it.
-    async fn prove_unused(&self, identity: &DeviceIdentity) -> Result<(), Failure> {
-        match self.parts.devices.find(identity).await? {
-            None => Ok(()),
-            Some(node) => {
-                let busy = |error: &DeviceError| matches!(error, DeviceError::InUse { .. });
-                let open = move || work::until_free(busy, || node.open_exclusive().map(drop));
-                Ok(work::run("opening the device", open).await??)
-            }
-        }
     }
 
     /// No record: nothing here is known to be ours. A mount at the volume's own staging path is then somebody else's
