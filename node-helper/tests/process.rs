@@ -1,4 +1,5 @@
 //! The process as a whole: the real binary, its socket, its limits.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
