@@ -131,7 +131,7 @@ async fn what_it_does_not_know_or_do_it_says() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     let trim = client.trim_volume(api::TrimVolumeRequest::default()).await.expect_err("not built");
     assert_eq!(trim.code(), Code::Unimplemented);
-    let watch = client.watch_volumes(api::WatchVolumesRequest::default()).await.err().expect("not built");
+    let watch = client.watch_volumes(api::WatchVolumesRequest::default()).await.expect_err("not built");
     assert_eq!(watch.code(), Code::Unimplemented);
     let smb = api::Source { protocol: Some(api::source::Protocol::Smb(api::SmbSource::default())) };
     let staging = format!(
