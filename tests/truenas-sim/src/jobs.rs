@@ -98,33 +98,37 @@ impl Jobs {
     /// Ends a job.
     pub fn finish(&self, id: i64, outcome: &Result<Value, Failure>) {
         let mut inner = self.inner();
-        let Some(job) = inner.jobs.get_mut(&id) else { return };
-        let percent = if outcome.is_ok() { json!(100) } else { job["progress"]["percent"].clone() };
-        job["time_finished"] = now();
-        job["progress"]["percent"] = percent;
+        let Some(Value::Object(job)) = inner.jobs.get_mut(&id) else { return };
+        let mut set = |field: &str, value: Value| job.insert(field.to_owned(), value);
+        set("time_finished", now());
         match outcome {
             Ok(result) => {
-                job["state"] = "SUCCESS".into();
-                job["result"] = result.clone();
+                set("progress", json!({"percent": 100, "description": "", "extra": null}));
+                set("state", json!("SUCCESS"));
+                set("result", result.clone());
             }
             Err(failure) => {
                 let json = failure.to_json();
-                job["state"] = "FAILED".into();
-                job["error"] = failure.summary().into();
-                job["exception"] = failure.summary().into();
+                let part = |pointer: &str| json.pointer(pointer).cloned().unwrap_or(Value::Null);
                 let kind = match failure {
                     Failure::Invalid(_) => json!("VALIDATION"),
-                    _ => json["data"]["trace"]["class"].clone(),
+                    _ => part("/data/trace/class"),
                 };
-                job["exc_info"] = json!({
-                    "repr": failure.summary(),
-                    "type": kind,
-                    "errno": json["data"]["error"],
-                    "extra": json["data"]["extra"],
-                });
+                set("state", json!("FAILED"));
+                set("error", failure.summary().into());
+                set("exception", failure.summary().into());
+                set(
+                    "exc_info",
+                    json!({
+                        "repr": failure.summary(),
+                        "type": kind,
+                        "errno": part("/data/error"),
+                        "extra": part("/data/extra"),
+                    }),
+                );
             }
         }
-        let fields = job.clone();
+        let fields = Value::Object(job.clone());
         drop(inner);
         self.tell("changed", id, &fields);
     }
@@ -139,7 +143,7 @@ impl Jobs {
         let mut changed = self.changed.subscribe();
         loop {
             let job = self.inner().jobs.get(&id).cloned()?;
-            if !matches!(job["state"].as_str(), Some("WAITING" | "RUNNING")) {
+            if !matches!(job.get("state").and_then(Value::as_str), Some("WAITING" | "RUNNING")) {
                 return Some(job);
             }
             changed.changed().await.ok()?;

@@ -1,4 +1,6 @@
 //! The program: its flags, its readiness line, its control command, its death and return.
+// Helpers of tests may stop at the first surprise as the tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -40,7 +42,8 @@ fn start(dir: &Path) -> Child {
             return child;
         }
     }
-    panic!("not ready: {seen:?}");
+    let status = child.wait().unwrap();
+    panic!("not ready, {status}: {seen:?}");
 }
 
 fn control(dir: &Path, command: &Value) -> Value {

@@ -1,4 +1,6 @@
 //! The life of volumes as a driver lives it, and the refusals on its way.
+// Helpers of tests may stop at the first surprise as the tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -35,9 +35,7 @@ async fn judge(call: &Call, user: Option<&str>, key: &str) -> Result<Verdict, Fa
     let owner = user.is_none_or(|user| user == shared.config.api_key_user);
     let verdict = if let Some(with) = shared.faults.login_refusal() {
         Verdict::Fault(with)
-    } else if !same_secret(key, &shared.api_key) || !owner {
-        Verdict::Refused("AUTH_ERR")
-    } else if revoked(call, id) {
+    } else if !same_secret(key, &shared.api_key) || !owner || revoked(call, id) {
         Verdict::Refused("AUTH_ERR")
     } else if !call.session.tls && (shared.config.plain_is_remote || !call.session.peer.is_loopback()) {
         revoke(call, id)?;

@@ -52,7 +52,7 @@ fn parse(text: &str) -> Result<Request, (Value, i32, &'static str)> {
     Ok(Request { id, method, params })
 }
 
-fn answer(session: &Session, id: Option<&Value>, outcome: Result<Value, &Failure>) {
+fn answer(session: &Session, id: Option<&Value>, outcome: Result<Value, Failure>) {
     let Some(id) = id else { return };
     let mut message = Map::from_iter([("jsonrpc".to_owned(), json!("2.0")), ("id".to_owned(), id.clone())]);
     match outcome {
@@ -68,14 +68,14 @@ pub(super) fn receive(shared: &Arc<Shared>, session: &Arc<Session>, text: &str) 
         Ok(request) => request,
         Err((id, code, words)) => {
             let failure = Failure::Protocol { code, message: words.into() };
-            answer(session, Some(&id), Err(&failure));
+            answer(session, Some(&id), Err(failure));
             return;
         }
     };
     if session.accepted.fetch_add(1, Ordering::AcqRel) >= ACCEPTED {
         session.accepted.fetch_sub(1, Ordering::AcqRel);
         let message = format!("Maximum number of concurrent calls ({ACCEPTED}) has exceeded");
-        answer(session, request.id.as_ref(), Err(&Failure::Protocol { code: -32000, message }));
+        answer(session, request.id.as_ref(), Err(Failure::Protocol { code: -32000, message }));
         return;
     }
     let (shared, session) = (Arc::clone(shared), Arc::clone(session));
@@ -88,7 +88,7 @@ pub(super) fn receive(shared: &Arc<Shared>, session: &Arc<Session>, text: &str) 
             let failed = matches!(&outcome, Some(Err(_)));
             shared.stats.end(&begun, &request.method, failed);
             if let Some(outcome) = outcome {
-                answer(&session, request.id.as_ref(), outcome.as_ref().map(Clone::clone));
+                answer(&session, request.id.as_ref(), outcome);
             }
         }
         session.accepted.fetch_sub(1, Ordering::AcqRel);

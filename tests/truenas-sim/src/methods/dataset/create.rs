@@ -139,7 +139,7 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
 fn check_volume(data: &Map<String, Value>, free: u64, findings: &mut Vec<Item>) {
     let size = data.get("volsize").and_then(Value::as_u64).unwrap_or(0);
     let block = data.get("volblocksize").and_then(Value::as_str).and_then(block_size).unwrap_or(BLOCK);
-    if size == 0 || size % block != 0 {
+    if size == 0 || !size.is_multiple_of(block) {
         let words = "Volume size should be a multiple of volume block size";
         findings.push(Item::new(format!("{PREFIX}.volsize"), words));
     }

@@ -107,7 +107,7 @@ fn humanise(bytes: u64) -> String {
             scale = 1 << factor;
         }
     }
-    if bytes % scale == 0 {
+    if bytes.is_multiple_of(scale) {
         return format!("{}{unit}", bytes / scale);
     }
     // Display text only: the loss of precision is wanted.

@@ -18,6 +18,7 @@ const VOLUME_ONLY: &[&str] = &["volsize", "force_size"];
 /// The user property changes: the listed ones, or the whole set replaced.
 fn user_changes(call: &Call, dataset: &Dataset) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let data = call.object(1);
+    let text = |item: &'_ Value, key: &str| item.get(key).and_then(Value::as_str).map(str::to_owned);
     let mut changes = BTreeMap::new();
     match (data.get("user_properties"), data.get("user_properties_update")) {
         (Some(_), Some(_)) => {
@@ -29,18 +30,18 @@ fn user_changes(call: &Call, dataset: &Dataset) -> Result<BTreeMap<String, Optio
                 changes.insert(key.clone(), None);
             }
             for item in whole {
-                if let (Some(key), Some(value)) = (item["key"].as_str(), item["value"].as_str()) {
-                    changes.insert(key.to_owned(), Some(value.to_owned()));
+                if let (Some(key), Some(value)) = (text(item, "key"), text(item, "value")) {
+                    changes.insert(key, Some(value));
                 }
             }
         }
         (None, Some(Value::Array(updates))) => {
             for (index, item) in updates.iter().enumerate() {
-                let Some(key) = item["key"].as_str() else { continue };
-                let removes = item["remove"] == Value::Bool(true);
-                match item["value"].as_str() {
-                    Some(value) if !removes => changes.insert(key.to_owned(), Some(value.to_owned())),
-                    None if removes => changes.insert(key.to_owned(), None),
+                let Some(key) = text(item, "key") else { continue };
+                let removes = item.get("remove") == Some(&Value::Bool(true));
+                match text(item, "value") {
+                    Some(value) if !removes => changes.insert(key, Some(value)),
+                    None if removes => changes.insert(key, None),
                     _ => {
                         let at = format!("{PREFIX}.user_properties_update.{index}");
                         return Err(Failure::invalid(at, "Exactly one of value and remove must be set"));
@@ -59,7 +60,7 @@ fn check_size(call: &Call, dataset: &Dataset, size: u64, findings: &mut Vec<Item
     if size < present {
         findings.push(Item::new(at.clone(), "You cannot shrink a zvol from its present size"));
     }
-    if size % block != 0 {
+    if !size.is_multiple_of(block) {
         findings.push(Item::new(at.clone(), "Volume size should be a multiple of volume block size"));
     }
     let free = available(call, dataset).saturating_add(dataset.bytes("used"));

@@ -63,7 +63,8 @@ impl Kind for Subsys {
     fn removal(call: &Call, id: i64) -> Result<Vec<(Table, i64)>, Failure> {
         let ids = |table| linked(&call.shared, table, "subsys_id", id);
         let (namespaces, ports) = (ids(Table::Namespace), ids(Table::PortSubsys));
-        if !call.flag(1, "force") && !(namespaces.is_empty() && ports.is_empty()) {
+        let used = !namespaces.is_empty() || !ports.is_empty();
+        if used && !call.flag(1, "force") {
             let words = format!(
                 "Subsystem {id} cannot be deleted: it has {} namespace(s) and {} port(s)",
                 namespaces.len(),
