@@ -27,6 +27,9 @@ const ASK: Duration = Duration::from_millis(100);
 /// Name of the driver under test.
 const DRIVER: &str = "tns.csi.io";
 
+/// Names of all programs under test, as their logs are called.
+pub const NAMES: [&str; 5] = ["truenas-sim", "controller", "fake-helper", "node-helper", "node"];
+
 /// Which helper and which appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -202,15 +205,18 @@ impl Stand {
     }
 }
 
+/// Removes the programs' logs of an earlier invocation; one that cannot be removed is appended to.
+pub fn clear_logs(layout: &Layout) {
+    for name in NAMES {
+        drop(fs::remove_file(log_path(&layout.logs, name)));
+    }
+}
+
 /// The end of every program's log.
 #[must_use]
 pub fn log_tails(layout: &Layout) -> String {
-    let helper = if layout.place == Place::Lab { "node-helper" } else { "fake-helper" };
-    let tail_of = |name| {
-        let path = log_path(&layout.logs, name);
-        format!("---- the end of {}\n{}\n", path.display(), tail(&path, 6_000))
-    };
-    ["truenas-sim", "controller", helper, "node"].map(tail_of).concat()
+    let paths = NAMES.iter().map(|name| log_path(&layout.logs, name)).filter(|path| path.exists());
+    paths.map(|path| format!("---- the end of {}\n{}\n", path.display(), tail(&path, 6_000))).collect()
 }
 
 /// A channel to a unix socket.

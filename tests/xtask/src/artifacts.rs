@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::progress::step;
 
 /// Packages whose programs run in the guest.
-const PACKAGES: &[&str] = &["tns-csi", "node-helper", "truenas-sim", "lab", "conformance"];
+const PACKAGES: &[&str] = &["tns-csi", "node-helper", "truenas-sim", "fake-helper", "lab", "conformance"];
 
 /// Programs and a place for logs.
 pub struct Artifacts {
