@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use tns_csi::cli::{Cli, Command, CommonArgs, ControllerArgs, NodeArgs};
+use tns_csi::csi::controller::{self, ControllerOptions};
 use tns_csi::csi::identity::{self, Dependency};
 use tns_csi::csi::node;
 use tns_csi::csi::server::{self, Listener};
@@ -13,12 +15,16 @@ use tns_csi::endpoint::UnixEndpoint;
 use tns_csi::helper::Helper;
 use tns_csi::observe::{Metrics, Monitor, logging};
 use tns_csi::process;
+use tns_csi_proto::csi::v1::controller_server::ControllerServer;
 use tns_csi_proto::csi::v1::identity_server::IdentityServer;
 use tns_csi_proto::csi::v1::node_server::NodeServer;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tracing::error;
+use tracing::{error, warn};
+
+/// Longest wait at the end for operations whose callers have gone.
+const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -45,7 +51,10 @@ fn run(command: Command, endpoint: UnixEndpoint) -> anyhow::Result<()> {
         Command::Node(args) => {
             runtime(&mut Builder::new_current_thread())?.block_on(serve_node(args, endpoint))
         }
-        Command::Controller(_) => anyhow::bail!("this build has no controller"),
+        // A second worker keeps answering while the first reads a long list.
+        Command::Controller(args) => {
+            runtime(Builder::new_multi_thread().worker_threads(2))?.block_on(serve_controller(args, endpoint))
+        }
     }
 }
 
@@ -62,6 +71,37 @@ async fn serve_node(args: NodeArgs, endpoint: UnixEndpoint) -> anyhow::Result<()
     let routes =
         Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node::Service::new(helper)));
     serve(&args.common, endpoint, routes, Arc::new(Metrics::new()?)).await
+}
+
+async fn serve_controller(args: ControllerArgs, endpoint: UnixEndpoint) -> anyhow::Result<()> {
+    let key = truenas::ApiKey::from_file(&args.api_key_file)?;
+    let client = truenas::Client::new(truenas::Options {
+        user: args.api_user,
+        ca_file: args.ca_file,
+        skip_tls_verify: args.skip_tls_verify,
+        allow_plaintext_loopback: args.allow_plaintext_loopback,
+        ..truenas::Options::new(args.api_url, key)
+    })?;
+    let driver_name = args.common.driver_name.as_str().to_owned();
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.watch_appliance(client.clone())?;
+    let controller = controller::Service::new(
+        ControllerOptions {
+            driver_name: driver_name.clone(),
+            cluster_id: args.cluster_id,
+            metrics: Some(Arc::clone(&metrics)),
+        },
+        client.clone(),
+    );
+    let identity = identity::Service::new(driver_name, Dependency::Appliance(client));
+    let routes =
+        Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller.clone()));
+    serve(&args.common, endpoint, routes, metrics).await?;
+    // Work outlives the call that began it. What does not end in time is taken up by the retried call.
+    if tokio::time::timeout(SETTLE_WITHIN, controller.idle()).await.is_err() {
+        warn!(seconds = SETTLE_WITHIN.as_secs(), "operations still run at the end, leaving them to a retry");
+    }
+    Ok(())
 }
 
 /// Serves `routes`, and metrics where they are asked for, until a signal ends it.

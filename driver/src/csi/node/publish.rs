@@ -43,17 +43,16 @@ pub fn publish(asked: csi::NodePublishVolumeRequest) -> Result<v1::PublishVolume
     })
 }
 
-/// The helper's request for an unpublish, or none when no volume can have this id: then nothing is published.
+/// The helper's request for an unpublish, or none when there cannot be anything to undo.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming a missing field or a path that cannot be.
+/// INVALID_ARGUMENT naming a missing field.
 pub fn unpublish(
     asked: csi::NodeUnpublishVolumeRequest,
 ) -> Result<Option<v1::UnpublishVolumeRequest>, Status> {
     let volume_id = request::required("volume_id", asked.volume_id)?;
     let target_path = request::required("target_path", asked.target_path)?;
-    let target_path = request::path("target_path", target_path, Kind::InvalidRequest)?;
-    Ok(request::can_exist(&volume_id).then_some(v1::UnpublishVolumeRequest {
+    Ok(request::undoable(volume_id, target_path).map(|(volume_id, target_path)| v1::UnpublishVolumeRequest {
         min_revision: 0,
         timeout_ms: 0,
         volume_id,

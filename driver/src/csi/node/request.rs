@@ -19,8 +19,7 @@ pub fn required(field: &str, value: String) -> Result<String, Failure> {
 }
 
 /// Whether any volume of this driver can have this id, which is at most [`MAX_ID`] bytes.
-#[must_use]
-pub fn can_exist(volume_id: &str) -> bool {
+fn can_exist(volume_id: &str) -> bool {
     volume_id.len() <= MAX_ID && !volume_id.contains('\0')
 }
 
@@ -39,6 +38,14 @@ pub fn existing(volume_id: String) -> Result<String, Failure> {
             "the volume id has {bytes} bytes or a NUL; no volume has one like it (at most {MAX_ID} bytes)"
         ),
     ))
+}
+
+/// What unstage and unpublish are about, or none when no volume can have this id or nothing can be at this path: then
+/// there is nothing to undo, which is a success.
+#[must_use]
+pub fn undoable(volume_id: String, path: String) -> Option<(String, String)> {
+    let possible = can_exist(&volume_id) && self::path("", path.clone(), Kind::VolumeNotFound).is_ok();
+    possible.then_some((volume_id, path))
 }
 
 /// Whether a path is one that the helper could ever have used: absolute and at most [`MAX_PATH`] bytes.

@@ -66,15 +66,14 @@ pub fn stage(asked: csi::NodeStageVolumeRequest) -> Result<v1::StageVolumeReques
     })
 }
 
-/// The helper's request for an unstage, or none when no volume can have this id: then nothing is staged.
+/// The helper's request for an unstage, or none when there cannot be anything to undo.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming a missing field or a path that cannot be.
+/// INVALID_ARGUMENT naming a missing field.
 pub fn unstage(asked: csi::NodeUnstageVolumeRequest) -> Result<Option<v1::UnstageVolumeRequest>, Status> {
     let volume_id = request::required("volume_id", asked.volume_id)?;
     let staging_path = request::required("staging_target_path", asked.staging_target_path)?;
-    let staging_path = request::path("staging_target_path", staging_path, Kind::InvalidRequest)?;
-    Ok(request::can_exist(&volume_id).then_some(v1::UnstageVolumeRequest {
+    Ok(request::undoable(volume_id, staging_path).map(|(volume_id, staging_path)| v1::UnstageVolumeRequest {
         min_revision: 0,
         timeout_ms: 0,
         volume_id,
