@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 
 use crate::guest::{APPLIANCE, output, run};
 
@@ -31,24 +29,13 @@ impl Control {
         Self { socket: socket.to_owned() }
     }
 
-    /// Sends a command and returns its answer; an answer that names an error is an error.
+    /// Sends a command and returns its result.
     pub async fn send(&self, command: Value) -> anyhow::Result<Value> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .with_context(|| format!("connecting to {}", self.socket.display()))?;
-        let (reader, mut writer) = stream.into_split();
-        writer.write_all(format!("{command}\n").as_bytes()).await.context("sending a control command")?;
-        let mut line = String::new();
-        BufReader::new(reader)
-            .read_line(&mut line)
-            .await
-            .context("reading the answer to a control command")?;
-        let answer: Value =
-            serde_json::from_str(&line).with_context(|| format!("{command} was answered {line:?}"))?;
-        if let Some(error) = answer.get("error") {
-            bail!("{command} was refused: {error}");
+        let mut answer = truenas_sim::send_control(&self.socket, &command.to_string()).await?;
+        if answer.get("ok") != Some(&Value::Bool(true)) {
+            bail!("the control command {command} was refused: {answer}");
         }
-        Ok(answer)
+        Ok(answer.get_mut("result").map(Value::take).unwrap_or_default())
     }
 
     /// Sets the figures to zero.
@@ -60,8 +47,7 @@ impl Control {
     pub async fn figures(&self) -> anyhow::Result<Figures> {
         let answer = self.send(json!({"command": "stats"})).await?;
         let number = |name: &str| {
-            let found = answer.pointer(&format!("/result/{name}")).or_else(|| answer.get(name));
-            found.and_then(Value::as_u64).with_context(|| format!("no {name} in {answer}"))
+            answer.get(name).and_then(Value::as_u64).with_context(|| format!("no {name} in {answer}"))
         };
         Ok(Figures { calls: number("calls")?, hops: number("hops")? })
     }

@@ -25,6 +25,8 @@ pub const APPLIANCE: &str = "/run/appliance";
 pub const KUBELET: &str = "/var/lib/kubelet";
 /// Address of a second node, beside loopback, so that lists of hosts can be told apart.
 pub const OTHER_ADDRESS: &str = "198.51.100.2";
+/// Where the kernel's NFS code talks to its daemons.
+const PIPES: &str = "/run/rpc_pipefs";
 /// User that the driver runs as.
 pub const DRIVER_UID: u32 = 65532;
 
@@ -55,8 +57,8 @@ pub fn prepare() -> anyhow::Result<()> {
     }
     mount("configfs", "configfs", "/sys/kernel/config")?;
     mount("nfsd", "nfsd", "/proc/fs/nfsd")?;
-    fs::create_dir_all("/var/lib/nfs/rpc_pipefs").context("making the directory of rpc_pipefs")?;
-    mount("rpc_pipefs", "sunrpc", "/var/lib/nfs/rpc_pipefs")?;
+    fs::create_dir_all(PIPES).with_context(|| format!("making {PIPES}"))?;
+    mount("rpc_pipefs", "sunrpc", PIPES)?;
     // kubelet's directory is shared on a real node, so that mounts of a container reach the host.
     run("mount", &["--make-rshared", "/"])?;
     limits()?;
@@ -105,7 +107,9 @@ fn files() -> anyhow::Result<()> {
     for file in ["etab", "rmtab"] {
         fs::write(Path::new("/var/lib/nfs").join(file), "").context("making the state of the NFS server")?;
     }
-    let nfs = format!("[exports]\nrootdir={APPLIANCE}\n[nfsd]\nvers3=n\nudp=n\n[mountd]\nmanage-gids=n\n");
+    let nfs = format!(
+        "[general]\npipefs-directory={PIPES}\n[exports]\nrootdir={APPLIANCE}\n[nfsd]\nvers3=n\nudp=n\n[mountd]\nmanage-gids=n\n"
+    );
     fs::write("/etc/nfs.conf", nfs).context("writing /etc/nfs.conf")?;
     // No name server in the guest: look only at the files.
     fs::write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n")

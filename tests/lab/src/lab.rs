@@ -222,7 +222,9 @@ fn program(name: &'static str, mut command: Vec<String>, unprivileged: bool) -> 
     if let Some(first) = command.first_mut() {
         *first = format!("{BIN}/{first}");
     }
-    Program { name, command, unprivileged, environment: vec![("RUST_LOG".to_owned(), "info".to_owned())] }
+    let environment = [("RUST_LOG", "info"), ("NO_COLOR", "1")];
+    let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    Program { name, command, unprivileged, environment }
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -18,8 +18,8 @@ use crate::backend::{BackendError, NfsExport, NfsSecurity, Refusal, Result};
 const THREADS: &str = "8";
 /// exportfs reads every file of this directory that ends in `.exports`.
 const EXPORTS: &str = "/etc/exports.d/truenas.exports";
-/// The server's control files.
-const NFSD: &str = "/proc/fs/nfsd";
+/// Ends the grace period of the server.
+const GRACE: &str = "/proc/fs/nfsd/v4_end_grace";
 
 /// The server of this machine.
 #[derive(Debug)]
@@ -53,13 +53,21 @@ impl Server {
 
 fn start(mountd: &mut Option<Child>) -> Result<()> {
     run("rpc.nfsd", &[THREADS])?;
-    let child =
-        Command::new("rpc.mountd").args(["--foreground", "--no-udp"]).stdin(Stdio::null()).spawn().map_err(
-            |error| BackendError::new(Refusal::Other, format!("rpc.mountd cannot be started: {error}")),
-        )?;
+    let child = Command::new("rpc.mountd")
+        .args(["--foreground", "--no-nfs-version", "2", "--no-nfs-version", "3"])
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|error| {
+            BackendError::new(Refusal::Other, format!("rpc.mountd cannot be started: {error}"))
+        })?;
     *mountd = Some(child);
-    let grace = Path::new(NFSD).join("v4_end_grace");
-    fs::write(&grace, "Y").map_err(|error| failed("writing", &grace, &error))
+    match fs::write(GRACE, "Y") {
+        // The kernel skips the grace period by itself when no client is known from before, and then has none to end.
+        Err(error) if error.kind() != std::io::ErrorKind::ResourceBusy => {
+            Err(failed("writing", Path::new(GRACE), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn stop(mountd: &mut Option<Child>) -> Result<()> {
