@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tns_csi::csi::server::DRAIN_WITHIN;
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::identity_client::IdentityClient;
 use tonic::transport::Endpoint;
@@ -82,8 +83,11 @@ async fn the_node_agent_starts_without_a_helper_and_ends_cleanly() {
     assert_eq!((info.name.as_str(), info.vendor_version.as_str()), ("tns.csi.io", env!("CARGO_PKG_VERSION")));
     let probe = identity.probe(csi::ProbeRequest {}).await.unwrap().into_inner();
     assert_eq!(probe.ready, Some(false));
+    // The connection stays open: only calls may hold the end up.
     program.terminate();
+    let told = Instant::now();
     assert!(program.child.wait().unwrap().success());
+    assert!(told.elapsed() < DRAIN_WITHIN, "took {:?}", told.elapsed());
     assert!(!socket.exists());
 }
 

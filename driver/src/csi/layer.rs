@@ -10,6 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::codegen::http;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -22,13 +24,21 @@ use crate::observe::{Metrics, Rpc};
 pub struct RpcLayer {
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl RpcLayer {
     /// A layer that counts into `metrics` and refuses once `stop` is cancelled.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        RpcLayer { metrics, stop }
+        RpcLayer { metrics, stop, running: TaskTracker::new() }
+    }
+
+    /// Returns when `stop` was cancelled and no call runs any more.
+    pub async fn drained(self) {
+        self.stop.cancelled().await;
+        self.running.close();
+        self.running.wait().await;
     }
 }
 
@@ -65,8 +75,13 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let rpc = Rpc::of_path(request.uri().path());
         let span = info_span!("rpc", method = rpc.name());
-        let mut running =
-            Running { metrics: Arc::clone(&self.layer.metrics), rpc, since: Instant::now(), over: false };
+        let mut running = Running {
+            metrics: Arc::clone(&self.layer.metrics),
+            rpc,
+            since: Instant::now(),
+            over: false,
+            _token: self.layer.running.token(),
+        };
         if self.layer.stop.is_cancelled() {
             let status = Status::unavailable("the driver is shutting down, try again");
             span.in_scope(|| running.end(&status));
@@ -90,6 +105,7 @@ struct Running {
     rpc: Rpc,
     since: Instant,
     over: bool,
+    _token: TaskTrackerToken,
 }
 
 impl Running {

@@ -25,6 +25,8 @@ use crate::observe::Metrics;
 const SOCKET_MODE: u32 = 0o660;
 /// Longest wait for running calls at the end; Kubernetes gives a pod 30 s by default.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(25);
+/// Longest wait, after the last call, for its answer to leave and for callers to close their connections.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 /// Longest wait for an answer of whoever may listen on a socket that is already there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -108,17 +110,22 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let Listener { listener, file } = listener;
     let layer = RpcLayer::new(metrics, stop.clone());
+    let calls = layer.clone();
     let server = Server::builder()
         .layer(layer)
         .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
-    let overdue = async {
+    // A caller that keeps an idle connection open must not hold the end up: it is the calls that count.
+    let drained = async {
         stop.cancelled().await;
-        tokio::time::sleep(DRAIN_WITHIN).await;
+        if tokio::time::timeout(DRAIN_WITHIN, calls.drained()).await.is_err() {
+            warn!(seconds = DRAIN_WITHIN.as_secs(), "calls still run at the end, leaving them");
+        }
+        tokio::time::sleep(FLUSH_WITHIN).await;
     };
     tokio::select! {
         ended = server => ended.context("serving CSI")?,
-        () = overdue => warn!(seconds = DRAIN_WITHIN.as_secs(), "calls still run at the end, leaving them"),
+        () = drained => {}
     }
     drop(file);
     Ok(())
