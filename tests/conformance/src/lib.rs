@@ -4,6 +4,7 @@
 //! Rule: what cannot run says why, and inside the project's own test run ([`must_run`]) that is a failure. Nothing is
 //! judged by an exit status alone: every skipped spec must be on a list with its reason.
 
+pub mod appliance;
 pub mod cache;
 pub mod descriptor;
 pub mod golang;

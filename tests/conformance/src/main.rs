@@ -52,6 +52,9 @@ struct Arguments {
     /// Dataset for the volumes; default: the pool itself
     #[arg(long, value_name = "DATASET")]
     parent_dataset: Option<String>,
+    /// Directory of the appliance's JSON Schemas (v25_10_5.json): messages to and from the appliance are checked
+    #[arg(long, env = "TNS_CSI_SIM_SCHEMAS", value_name = "DIR")]
+    schemas: Option<PathBuf>,
     /// Minutes that each run may take
     #[arg(long, value_name = "MINUTES", default_value_t = 20)]
     minutes: u64,
@@ -107,6 +110,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Count> {
         logs: fs::canonicalize(&logs).with_context(|| format!("looking at {}", logs.display()))?,
         kubelet,
         pool: arguments.pool,
+        schemas: arguments.schemas.filter(|path| !path.as_os_str().is_empty()),
         api_key: format!("1-{}{}\n", random(), random()),
     };
     let matrix = Matrix {

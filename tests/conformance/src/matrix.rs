@@ -13,6 +13,7 @@ use anyhow::Context;
 use tns_csi_proto::csi::v1::ListVolumesRequest;
 use tns_csi_proto::csi::v1::controller_client::ControllerClient;
 
+use crate::appliance;
 use crate::process::log_path;
 use crate::programs::{self, Layout, Place, Stand};
 use crate::report::Verdict;
@@ -94,10 +95,15 @@ impl Matrix {
             count.failed += verdict.failures.len();
             rows.extend(verdict.rows);
         }
-        let mut failures = match stand {
-            Some(stand) => stand.stop().await,
-            None => Vec::new(),
-        };
+        let mut failures = Vec::new();
+        if let Some(stand) = stand {
+            match appliance::schema_violations(&self.layout.control_socket()).await {
+                Ok(Some(violations)) => failures.extend(violations),
+                Ok(None) => println!("messages to and from the appliance were not checked: no --schemas"),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+            failures.extend(stand.stop().await);
+        }
         failures.extend(self.secrets_in_logs());
         if self.focus.is_none() && self.only.is_empty() && count.failed == 0 {
             failures.extend(stale_rows(&rows));
@@ -134,7 +140,7 @@ impl Matrix {
             return Ok(verdict);
         }
         let mut verdict = judged?;
-        let left = self.left_behind().await?;
+        let left = self.left_behind(&running.held_at_start).await?;
         verdict.passed += usize::from(left.is_empty());
         verdict.failures.extend(left);
         Ok(verdict)
@@ -150,9 +156,11 @@ impl Matrix {
         parameters
     }
 
-    /// What a run left behind: volumes, paths, mounts, connections.
-    async fn left_behind(&self) -> anyhow::Result<Vec<String>> {
-        let mut left = Vec::new();
+    /// What a run left behind: volumes, what belongs to them on the appliance, paths, mounts, connections.
+    async fn left_behind(&self, held_at_start: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+        let held = appliance::contents(&self.layout.control_socket()).await?;
+        let mut left: Vec<String> =
+            held.difference(held_at_start).map(|name| format!("left behind: {name}")).collect();
         let mut controller =
             ControllerClient::new(programs::channel(&self.layout.controller_socket()).await?);
         let volumes =

@@ -76,7 +76,14 @@ impl Process {
         let mut words = prefix(program.run_as);
         words.extend(program.command.iter().cloned());
         let (first, rest) = words.split_first().context("a program has a path")?;
-        let mut child = Command::new(first)
+        let mut command = Command::new(first);
+        // The caller's own settings must not change what is tested.
+        for (variable, _) in std::env::vars_os() {
+            if variable == "CSI_ENDPOINT" || variable.as_encoded_bytes().starts_with(b"TNS_CSI_") {
+                command.env_remove(variable);
+            }
+        }
+        let mut child = command
             .args(rest)
             .env("NOTIFY_SOCKET", &socket_path)
             .env("RUST_BACKTRACE", "1")

@@ -1,6 +1,7 @@
 //! The programs under test and their places: the appliance's stand-in, the controller, the helper and the node agent,
 //! started in that order as on a real machine, two CSI sockets for csi-sanity.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -14,6 +15,7 @@ use tns_csi_proto::csi::v1::identity_client::IdentityClient;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::appliance;
 use crate::process::{Process, Program, RunAs, log_path, tail};
 
 /// Directory below the kubelet root in which csi-sanity makes its paths.
@@ -54,6 +56,8 @@ pub struct Layout {
     pub kubelet: PathBuf,
     /// Pool of the appliance.
     pub pool: String,
+    /// Directory of the appliance's JSON Schemas; with it every message to and from the appliance is checked.
+    pub schemas: Option<PathBuf>,
     /// The API key, which must appear in no log.
     pub api_key: String,
 }
@@ -105,6 +109,12 @@ impl Layout {
             .with_context(|| format!("writing {}", configuration.display()))
     }
 
+    /// Control socket of the stand-in appliance.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.work.join("appliance-control.sock")
+    }
+
     fn key_file(&self) -> PathBuf {
         self.work.join("secret/api-key")
     }
@@ -124,12 +134,16 @@ impl Layout {
             Place::Lab => "zfs",
         };
         let work = |name: &str| self.work.join(name).into_os_string();
-        let appliance = Words::new(&self.bin, "truenas-sim")
+        let mut appliance = Words::new(&self.bin, "truenas-sim")
             .text(&["--backend", backend, "--truenas-version", "25.10", "--pool", &self.pool])
             .text(&["--listen", &api.to_string(), "--nvmet-port", "127.0.0.1:4420"])
             .with("--state-dir", work("appliance"))
             .with("--tls-dir", work("tls"))
+            .with("--control", self.control_socket().into_os_string())
             .with("--api-key-file", self.key_file().into_os_string());
+        if let Some(schemas) = &self.schemas {
+            appliance = appliance.with("--schemas", schemas.clone().into_os_string());
+        }
         let controller = Words::new(&self.bin, "tns-csi")
             .text(&["controller", "--driver-name", DRIVER, "--cluster-id", "conformance"])
             .text(&["--endpoint", &unix(&self.controller_socket())])
@@ -169,6 +183,8 @@ impl Layout {
 #[derive(Debug)]
 pub struct Stand {
     processes: Vec<Process>,
+    /// What the appliance held before the first volume.
+    pub held_at_start: BTreeSet<String>,
 }
 
 impl Stand {
@@ -185,7 +201,8 @@ impl Stand {
         for socket in [layout.controller_socket(), layout.node_socket()] {
             probe_until_ready(&socket).await?;
         }
-        Ok(Self { processes })
+        let held_at_start = appliance::contents(&layout.control_socket()).await?;
+        Ok(Self { processes, held_at_start })
     }
 
     /// Names of the programs that have ended by themselves.
