@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_part_that_makes_no_id_is_named() {
-        let cases: [(&str, fn(&mut v1::GetHostInfoResponse)); 5] = [
+        type Spoil = fn(&mut v1::GetHostInfoResponse);
+        let cases: [(&str, Spoil); 5] = [
             ("host_uuid", |h| h.host_uuid = "x".to_owned()),
             ("storage address", |h| h.storage_addresses = vec!["nas".to_owned()]),
             ("at least one storage address", |h| h.storage_addresses.clear()),
