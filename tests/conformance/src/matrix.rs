@@ -130,17 +130,22 @@ impl Matrix {
             focus: self.focus.clone(),
             limit: self.limit,
         };
+        let before = self.held().await?;
         let judged = sanity.run(&self.layout).await;
         let dead = running.dead();
         if !dead.is_empty() {
-            // Dropping what is left kills it, so that the next run starts anew.
-            *stand = None;
+            // The next run starts anew.
+            if let Some(rest) = stand.take() {
+                rest.kill().await?;
+            }
             let mut verdict = judged.unwrap_or_default();
             verdict.failures.insert(0, format!("ended by itself during the run: {}", dead.join(", ")));
             return Ok(verdict);
         }
         let mut verdict = judged?;
-        let left = self.left_behind(&running.held_at_start).await?;
+        let after = self.held().await?;
+        let left: Vec<String> =
+            after.difference(&before).map(|name| format!("left behind: {name}")).collect();
         verdict.passed += usize::from(left.is_empty());
         verdict.failures.extend(left);
         Ok(verdict)
@@ -156,39 +161,27 @@ impl Matrix {
         parameters
     }
 
-    /// What a run left behind: volumes, what belongs to them on the appliance, paths, mounts, connections.
-    async fn left_behind(&self, held_at_start: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
-        let held = appliance::contents(&self.layout.control_socket()).await?;
-        let mut left: Vec<String> =
-            held.difference(held_at_start).map(|name| format!("left behind: {name}")).collect();
+    /// All that volumes can leave behind: what the driver lists, what the appliance holds, paths, mounts, connections.
+    async fn held(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut held = appliance::contents(&self.layout.control_socket()).await?;
         let mut controller =
             ControllerClient::new(programs::channel(&self.layout.controller_socket()).await?);
         let volumes =
-            controller.list_volumes(ListVolumesRequest::default()).await.context("listing what is left")?;
-        for volume in volumes.into_inner().entries.into_iter().filter_map(|entry| entry.volume) {
-            left.push(format!("left behind: volume {}", volume.volume_id));
-        }
+            controller.list_volumes(ListVolumesRequest::default()).await.context("listing volumes")?;
+        let volumes = volumes.into_inner().entries.into_iter().filter_map(|entry| entry.volume);
+        held.extend(volumes.map(|volume| format!("volume {}", volume.volume_id)));
         let parent = self.layout.parent();
         for entry in fs::read_dir(&parent).with_context(|| format!("reading {}", parent.display()))? {
-            left.push(format!(
-                "left behind: path {}",
-                entry.context("reading what is left")?.path().display()
-            ));
+            held.insert(format!("path {}", entry.context("reading a directory")?.path().display()));
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
         let below = format!("{}/", parent.display());
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        left.extend(
-            points
-                .filter(|point| point.starts_with(&below))
-                .map(|point| format!("left behind: mount {point}")),
-        );
+        held.extend(points.filter(|point| point.starts_with(&below)).map(|point| format!("mount {point}")));
         if self.layout.place == Place::Lab {
-            left.extend(
-                nvme_controllers().into_iter().map(|name| format!("left behind: NVMe controller {name}")),
-            );
+            held.extend(nvme_controllers().into_iter().map(|name| format!("NVMe controller {name}")));
         }
-        Ok(left)
+        Ok(held)
     }
 
     /// The logs in which a secret stands.

@@ -122,6 +122,14 @@ impl Process {
         self.name
     }
 
+    /// Ends it at once (SIGKILL) and waits until it is gone, and with it its locks and sockets.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("killing {}", self.name))
+    }
+
     /// Asks it to end (SIGTERM) and waits until it is gone.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! The programs under test and their places: the appliance's stand-in, the controller, the helper and the node agent,
 //! started in that order as on a real machine, two CSI sockets for csi-sanity.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,7 +14,6 @@ use tns_csi_proto::csi::v1::identity_client::IdentityClient;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::appliance;
 use crate::process::{Process, Program, RunAs, log_path, tail};
 
 /// Directory below the kubelet root in which csi-sanity makes its paths.
@@ -183,8 +181,6 @@ impl Layout {
 #[derive(Debug)]
 pub struct Stand {
     processes: Vec<Process>,
-    /// What the appliance held before the first volume.
-    pub held_at_start: BTreeSet<String>,
 }
 
 impl Stand {
@@ -201,13 +197,23 @@ impl Stand {
         for socket in [layout.controller_socket(), layout.node_socket()] {
             probe_until_ready(&socket).await?;
         }
-        let held_at_start = appliance::contents(&layout.control_socket()).await?;
-        Ok(Self { processes, held_at_start })
+        Ok(Self { processes })
     }
 
     /// Names of the programs that have ended by themselves.
     pub fn dead(&mut self) -> Vec<&'static str> {
         self.processes.iter_mut().filter_map(|process| (!process.running()).then(|| process.name())).collect()
+    }
+
+    /// Ends all of them at once, so that others can start in their place.
+    ///
+    /// # Errors
+    /// One of them does not go.
+    pub async fn kill(self) -> anyhow::Result<()> {
+        for process in self.processes.into_iter().rev() {
+            process.kill().await?;
+        }
+        Ok(())
     }
 
     /// Ends all of them, last started first; tells everything that went wrong.

@@ -84,8 +84,11 @@ impl Sanity {
         command
             .arg(format!("--csi.endpoint=unix://{}", layout.node_socket().display()))
             .arg(format!("--csi.controllerendpoint=unix://{}", layout.controller_socket().display()))
-            .arg(format!("--csi.mountdir={}", layout.parent().join("pod").display()))
-            .arg(format!("--csi.stagingdir={}", layout.parent().join("staging").display()))
+            .arg(format!("--csi.mountdir={}", layout.parent().join(format!("{}-pod", self.name)).display()))
+            .arg(format!(
+                "--csi.stagingdir={}",
+                layout.parent().join(format!("{}-staging", self.name)).display()
+            ))
             .arg(format!("--csi.testvolumeparameters={}", parameters.display()))
             .arg(format!("--csi.secrets={}", secrets.display()))
             .arg(match self.access {
