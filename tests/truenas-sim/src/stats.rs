@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -17,6 +18,9 @@ pub struct Snapshot {
     /// Longest chain of such calls in which each began after the one before had ended. Calls that a client sends side
     /// by side count once only when they overlap, so give them some latency.
     pub hops: u64,
+    /// Microseconds from a call's arrival to its end, summed over those of `calls` that have ended: divided by their
+    /// number, the latency as the appliance sees it.
+    pub served_us: u64,
     /// Connections accepted.
     pub connections: u64,
     /// Requests or answers that broke the appliance's schema.
@@ -45,6 +49,7 @@ pub struct Stats {
 pub struct Begun {
     depth: Option<u64>,
     epoch: u64,
+    at: Instant,
 }
 
 impl Stats {
@@ -64,7 +69,7 @@ impl Stats {
         if let Some(depth) = depth {
             inner.counts.hops = inner.counts.hops.max(depth);
         }
-        Begun { depth, epoch: inner.epoch }
+        Begun { depth, epoch: inner.epoch, at: Instant::now() }
     }
 
     /// Marks a call's end; called before its answer leaves.
@@ -75,6 +80,7 @@ impl Stats {
         }
         if let Some(depth) = begun.depth {
             inner.ended = inner.ended.max(depth);
+            inner.counts.served_us += u64::try_from(begun.at.elapsed().as_micros()).unwrap_or(u64::MAX);
         }
         if failed {
             *inner.counts.errors.entry(method.to_owned()).or_default() += 1;
@@ -127,6 +133,18 @@ mod tests {
         assert_eq!((seen.calls, seen.hops), (3, 2));
         assert_eq!(seen.methods["core.ping"], 1);
         assert_eq!(seen.errors["nvmet.namespace.create"], 1);
+    }
+
+    #[test]
+    fn the_time_of_calls_that_keep_the_session_is_left_out() {
+        let stats = Stats::default();
+        for method in ["pool.dataset.create", "core.ping"] {
+            let mut begun = stats.begin(method);
+            begun.at -= std::time::Duration::from_secs(3);
+            stats.end(&begun, method, false);
+        }
+        let served = stats.snapshot(false).served_us;
+        assert!((3_000_000..6_000_000).contains(&served), "{served}");
     }
 
     #[test]
