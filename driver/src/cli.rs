@@ -93,10 +93,10 @@ pub struct ControllerArgs {
     /// What both subcommands take.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// The appliance: wss://HOST[:PORT]/api/current
+    /// The appliance, e.g. wss://nas.example/api/current; a port goes after the host
     #[arg(long, env = "TNS_CSI_API_URL", value_name = "URL")]
     pub api_url: Url,
-    /// File with the TrueNAS API key (<id>-<secret>)
+    /// File with the TrueNAS API key, in the form ID-SECRET
     #[arg(long, env = "TNS_CSI_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: PathBuf,
     /// TrueNAS user that owns the API key; without it the default administrator and then the key alone are tried

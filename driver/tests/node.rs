@@ -1,4 +1,10 @@
 //! The node agent on its CSI socket, against a node-helper that behaves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 mod node_support;
 

@@ -1,4 +1,10 @@
 //! What bad input to the node agent gets: the code, the words, and no effect.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 mod node_support;
 

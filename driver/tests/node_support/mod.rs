@@ -1,5 +1,6 @@
 //! A node agent on a CSI socket with a fake helper behind it, and the requests that tests send.
 #![allow(dead_code, missing_docs, reason = "every test binary uses another part; names and tests explain it")]
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeMap;
 use std::io;
