@@ -102,6 +102,7 @@ impl Attachments {
             self.rescan(&identity, deadline).await?;
         }
         let node = self.devices.wait(&identity, deadline).await?;
+        self.devices.limit_requests(&identity).await?;
         Ok(Attached { node, connected })
     }
 

@@ -17,6 +17,14 @@ pub enum DeviceError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The size of requests could not be limited: large writes might fail.
+    #[error("cannot limit the size of requests in {}: {source}", path.display())]
+    Unlimited {
+        /// The attribute.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The node in the device directory does not lead to the device that sysfs describes.
     #[error("the device node {} {found}, but {identity} has number {expected}: refused until they agree", path.display())]
     NodeMismatch {
@@ -76,7 +84,7 @@ impl DeviceError {
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Unreadable { .. } | Self::Lost(_) => Kind::Internal,
+            Self::Unreadable { .. } | Self::Unlimited { .. } | Self::Lost(_) => Kind::Internal,
             Self::NodeMismatch { .. } | Self::Changed { .. } => Kind::Unavailable,
             Self::Ambiguous { .. } | Self::InUse { .. } => Kind::FailedPrecondition,
             Self::Deadline { .. } => Kind::DeadlineExceeded,

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod host_root;
 mod identity;
+mod limits;
 mod node;
 mod number;
 mod nvme;
@@ -23,6 +24,7 @@ pub use identity::{DeviceIdentity, InvalidNqn, Nqn, NvmeIdentity, parse_nguid};
 pub use node::VolumeNode;
 pub use number::{DeviceNumber, NotANumber};
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +66,36 @@ impl Devices {
     pub async fn find(&self, identity: &DeviceIdentity) -> Result<Option<VolumeNode>, DeviceError> {
         let (host, identity) = (self.host.clone(), identity.clone());
         tokio::task::spawn_blocking(move || look(&host, &identity)).await?
+    }
+
+    /// Opens the volume's node and then makes sure once more that it is the device of its identity: as long as the file
+    /// is open the kernel gives the number to no other device, so whatever is done to the number meanwhile is done to
+    /// this volume. Others may still open it, exclusively too.
+    ///
+    /// # Errors
+    /// [`DeviceError::Changed`] when number, size or name have gone over to something else since the look.
+    pub async fn pin(&self, node: &VolumeNode) -> Result<File, DeviceError> {
+        let (host, node) = (self.host.clone(), node.clone());
+        tokio::task::spawn_blocking(move || {
+            let file = node.open()?;
+            let found = match look(&host, &node.identity)? {
+                Some(found) if found.number == node.number => return Ok(file),
+                Some(found) => format!("{} is {}", node.identity, found.path.display()),
+                None => format!("no device of {} is on this host any more", node.identity),
+            };
+            Err(DeviceError::Changed { path: node.path, found })
+        })
+        .await?
+    }
+
+    /// Keeps the requests to the device, and to each path behind it, so small that every appliance takes them. To be
+    /// repeated when a path was added.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when sysfs cannot be read or written: large writes might fail then.
+    pub async fn limit_requests(&self, identity: &DeviceIdentity) -> Result<(), DeviceError> {
+        let (host, identity) = (self.host.clone(), identity.clone());
+        tokio::task::spawn_blocking(move || limits::limit_requests(&host, &identity)).await?
     }
 
     /// Waits until the device is there with a working path, and a size.
