@@ -166,7 +166,11 @@ impl Kubelet {
     /// As [`Self::stage`] with another capability than the volume was made with.
     pub async fn stage_as(&self, volume: &Volume, capability: VolumeCapability) -> Result<(), Status> {
         let path = self.staging_path(volume);
-        fs::create_dir_all(&path).map_err(|error| local(&path, &error))?;
+        if let Err(error) = fs::create_dir_all(&path)
+            && !is_dead_mount(&path)
+        {
+            return Err(local(&path, &error));
+        }
         let request = NodeStageVolumeRequest {
             volume_id: volume.id.clone(),
             publish_context: volume.publish_context.clone(),
@@ -316,6 +320,14 @@ pub fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequ
 
 fn text(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// kubelet goes on with a directory that it cannot look at when a mount there is dead (`IsCorruptedMnt` in
+/// `k8s.io/mount-utils`): mending it is the driver's part.
+fn is_dead_mount(path: &Path) -> bool {
+    use nix::libc::{EACCES, EHOSTDOWN, EIO, ENOTCONN, ESTALE, EWOULDBLOCK};
+    let dead = [ENOTCONN, ESTALE, EIO, EACCES, EHOSTDOWN, EWOULDBLOCK];
+    path.metadata().is_err_and(|error| error.raw_os_error().is_some_and(|code| dead.contains(&code)))
 }
 
 /// What kubelet itself could not do.

@@ -13,6 +13,7 @@ mod kubelet;
 mod lab;
 mod paths;
 mod process;
+mod relay;
 mod scenario;
 mod scenarios;
 mod wait;
@@ -47,6 +48,16 @@ enum Command {
     Demo,
     /// Measure beside the targets
     Bench,
+    /// Pass connections on to another socket; started by scenarios as another user
+    #[command(hide = true)]
+    Relay {
+        /// Where to listen
+        #[arg(long)]
+        listen: std::path::PathBuf,
+        /// Where to pass connections on to
+        #[arg(long)]
+        to: std::path::PathBuf,
+    },
     /// Prepare the guest, then run a program in it
     Exec {
         /// The program and its arguments
@@ -71,11 +82,15 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         scenario::list();
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Relay { listen, to } = &command {
+        relay::run(listen, to).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let start = Instant::now();
     guest::prepare()?;
     println!("guest prepared in {:.1} s", start.elapsed().as_secs_f64());
     match command {
-        Command::List => Ok(ExitCode::SUCCESS),
+        Command::List | Command::Relay { .. } => Ok(ExitCode::SUCCESS),
         Command::Run { names } => Ok(close(scenario::run(&names).await?, start)),
         Command::Test => {
             let sanity = sanity().await?;

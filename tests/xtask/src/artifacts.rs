@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 use crate::progress::step;
 
 /// Packages whose programs run in the guest.
-const PACKAGES: &[&str] = &["tns-csi", "node-helper", "truenas-sim", "fake-helper", "lab", "conformance"];
+const PACKAGES: &[&str] =
+    &["tns-csi", "node-helper", "truenas-sim", "fake-helper", "lab", "conformance", "bench"];
 
 /// Programs and a place for logs.
 pub struct Artifacts {
@@ -84,8 +85,19 @@ fn fresh_logs(lab: &Path) -> anyhow::Result<PathBuf> {
     Ok(logs)
 }
 
+/// Cargo, without what `cargo run` says of xtask's own package: build scripts that watch those variables would run
+/// again, and everything above them be compiled again, at every turn between this build and a plain one.
 fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs cargo build and returns the paths of the programs, as cargo itself reports them.

@@ -29,9 +29,9 @@ pub(super) fn nfs() -> Class {
     Class::mount("nfs", "", Mode::MultiNodeMultiWriter)
 }
 
-/// An NVMe-oF volume with a file system.
+/// An NVMe-oF volume with a file system for the pods of one node, as Kubernetes asks for ReadWriteOnce.
 pub(super) fn nvmeof(fs_type: &str) -> Class {
-    Class::mount("nvmeof", fs_type, Mode::SingleNodeWriter)
+    Class::mount("nvmeof", fs_type, Mode::SingleNodeMultiWriter)
 }
 
 /// Whether an answer says that the call may still be running; after any other the orchestrator may never come back.

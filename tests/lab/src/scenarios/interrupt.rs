@@ -22,24 +22,44 @@ const REACH_MS: u64 = 30_000;
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "controller-killed-nfs",
-            about: "the controller dies at any call of creating or deleting an NFS volume: one volume or none",
-            run: Run::Chain(|lab| Box::pin(everywhere(lab, nfs(), Cut::Death))),
+            name: "controller-killed-creating-nfs",
+            about: "the controller dies at any call of creating an NFS volume: one volume, whole",
+            run: Run::Chain(|lab| Box::pin(creating(lab, nfs(), Cut::Death))),
         },
         Scenario {
-            name: "controller-killed-nvmeof",
+            name: "controller-killed-creating-nvmeof",
             about: "the same for an NVMe-oF volume",
-            run: Run::Chain(|lab| Box::pin(everywhere(lab, nvmeof("ext4"), Cut::Death))),
+            run: Run::Chain(|lab| Box::pin(creating(lab, nvmeof("ext4"), Cut::Death))),
         },
         Scenario {
-            name: "connection-dropped-nfs",
-            about: "the connection drops before or after any call for an NFS volume: one volume or none",
-            run: Run::Chain(|lab| Box::pin(everywhere(lab, nfs(), Cut::Connection))),
+            name: "controller-killed-deleting-nfs",
+            about: "the controller dies at any call of deleting an NFS volume: nothing is left",
+            run: Run::Chain(|lab| Box::pin(deleting(lab, nfs(), Cut::Death))),
         },
         Scenario {
-            name: "connection-dropped-nvmeof",
+            name: "controller-killed-deleting-nvmeof",
             about: "the same for an NVMe-oF volume",
-            run: Run::Chain(|lab| Box::pin(everywhere(lab, nvmeof("ext4"), Cut::Connection))),
+            run: Run::Chain(|lab| Box::pin(deleting(lab, nvmeof("ext4"), Cut::Death))),
+        },
+        Scenario {
+            name: "connection-dropped-creating-nfs",
+            about: "the connection drops before or after any call of creating an NFS volume: one volume, whole",
+            run: Run::Chain(|lab| Box::pin(creating(lab, nfs(), Cut::Connection))),
+        },
+        Scenario {
+            name: "connection-dropped-creating-nvmeof",
+            about: "the same for an NVMe-oF volume",
+            run: Run::Chain(|lab| Box::pin(creating(lab, nvmeof("ext4"), Cut::Connection))),
+        },
+        Scenario {
+            name: "connection-dropped-deleting-nfs",
+            about: "the connection drops before or after any call of deleting an NFS volume: nothing is left",
+            run: Run::Chain(|lab| Box::pin(deleting(lab, nfs(), Cut::Connection))),
+        },
+        Scenario {
+            name: "connection-dropped-deleting-nvmeof",
+            about: "the same for an NVMe-oF volume",
+            run: Run::Chain(|lab| Box::pin(deleting(lab, nvmeof("ext4"), Cut::Connection))),
         },
     ]
 }
@@ -104,31 +124,43 @@ fn points(calls: &BTreeMap<String, u64>, cut: Cut) -> Vec<Point> {
     points
 }
 
-async fn everywhere(lab: &mut Lab, class: Class, cut: Cut) -> anyhow::Result<()> {
-    // The first volume also makes the controller read what it keeps: ports, pools, the protocol's services.
-    let first = lab.kubelet.create("pvc-cut-first", &class, GIB).await.context("CreateVolume")?;
+/// The calls of one undisturbed creation and deletion. A first volume makes the controller read what it keeps: ports,
+/// pools, the protocol's services.
+async fn undisturbed(
+    lab: &Lab,
+    class: &Class,
+) -> anyhow::Result<(BTreeMap<String, u64>, BTreeMap<String, u64>)> {
+    let first = lab.kubelet.create("pvc-cut-first", class, GIB).await.context("CreateVolume")?;
     lab.kubelet.delete(&first).await.context("DeleteVolume")?;
-
     lab.control.reset_figures().await?;
-    let volume = lab.kubelet.create("pvc-cut-plain", &class, GIB).await.context("CreateVolume")?;
+    let volume = lab.kubelet.create("pvc-cut-plain", class, GIB).await.context("CreateVolume")?;
     let creating = calls(lab).await?;
     lab.control.reset_figures().await?;
     lab.kubelet.delete(&volume).await.context("DeleteVolume")?;
     let deleting = calls(lab).await?;
     must_hold_nothing(lab).await?;
+    Ok((creating, deleting))
+}
 
-    let creations = points(&creating, cut);
-    let deletions = points(&deleting, cut);
-    ensure!(creations.len() >= 4 && deletions.len() >= 4, "{creating:?} {deleting:?}");
-    println!("   {} places while creating, {} while deleting", creations.len(), deletions.len());
-    for (number, point) in creations.iter().enumerate() {
-        let name = format!("pvc-cut-create-{number}");
-        let last = number + 1 == creations.len();
-        created(lab, &name, &class, cut, point, last).await.with_context(|| format!("creating, cut {point}"))?;
+async fn creating(lab: &mut Lab, class: Class, cut: Cut) -> anyhow::Result<()> {
+    let points = points(&undisturbed(lab, &class).await?.0, cut);
+    ensure!(points.len() >= 4, "{points:?}");
+    println!("   {} places", points.len());
+    for (number, point) in points.iter().enumerate() {
+        let name = format!("pvc-cut-{number}");
+        let last = number + 1 == points.len();
+        created(lab, &name, &class, cut, point, last).await.with_context(|| format!("cut {point}"))?;
     }
-    for (number, point) in deletions.iter().enumerate() {
-        let name = format!("pvc-cut-delete-{number}");
-        deleted(lab, &name, &class, cut, point).await.with_context(|| format!("deleting, cut {point}"))?;
+    Ok(())
+}
+
+async fn deleting(lab: &mut Lab, class: Class, cut: Cut) -> anyhow::Result<()> {
+    let points = points(&undisturbed(lab, &class).await?.1, cut);
+    ensure!(points.len() >= 4, "{points:?}");
+    println!("   {} places", points.len());
+    for (number, point) in points.iter().enumerate() {
+        let name = format!("pvc-cut-{number}");
+        deleted(lab, &name, &class, cut, point).await.with_context(|| format!("cut {point}"))?;
     }
     Ok(())
 }
@@ -159,10 +191,10 @@ async fn created(
     let kubelet = lab.kubelet.clone();
     let mut volume = again("CreateVolume", async || kubelet.create(name, class, GIB).await).await?;
     must_hold_only(lab, &volume).await?;
-    let same = kubelet.create(name, class, GIB).await.context("CreateVolume of what is there")?;
-    ensure!(same.id == volume.id, "{} and then {}", volume.id, same.id);
-    must_hold_only(lab, &volume).await?;
     if used {
+        let same = kubelet.create(name, class, GIB).await.context("CreateVolume of what is there")?;
+        ensure!(same.id == volume.id, "{} and then {}", volume.id, same.id);
+        must_hold_only(lab, &volume).await?;
         kubelet.attach(&mut volume).await.context("ControllerPublishVolume")?;
         kubelet.stage(&volume).await.context("NodeStageVolume")?;
         let path = kubelet.publish(&volume, POD, false).await.context("NodePublishVolume")?;
@@ -192,7 +224,8 @@ async fn cut_off<F>(
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
-    let drop = json!({"command": "drop", "method": point.method, "call": point.call, "when": point.when.word()});
+    let drop =
+        json!({"command": "drop", "method": point.method, "call": point.call, "when": point.when.word()});
     let running = match cut {
         Cut::Connection => {
             lab.control.send(drop).await?;

@@ -1,11 +1,34 @@
 //! All scenarios, in the order in which they run: the plain life of a volume first.
 
+mod common;
+mod fence;
+mod format;
+mod hostile;
+mod interrupt;
 mod life;
+mod privilege;
+mod removal;
+mod restage;
+mod restart;
 mod storage;
 
 use crate::scenario::Scenario;
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
-    [storage::scenarios(), life::scenarios()].into_iter().flatten().collect()
+    [
+        storage::scenarios(),
+        life::scenarios(),
+        restage::scenarios(),
+        restart::scenarios(),
+        fence::scenarios(),
+        removal::scenarios(),
+        format::scenarios(),
+        hostile::scenarios(),
+        privilege::scenarios(),
+        interrupt::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
