@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Threads for blocking kernel work: each may be held by a silent server.
-const BLOCKING_THREADS: usize = 128;
+const BLOCKING_THREADS: usize = 512;
 /// How long the blocking pool may take to end; what hangs in the kernel is left to it.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 

@@ -192,7 +192,14 @@ fn parse_nfs(source: &api::NfsSource) -> Result<NfsSource, Failure> {
     };
     match fault {
         Some(fault) => Err(Failure::invalid(format!("source.nfs.export {fault}"))),
-        None => Ok(NfsSource { server, export: export.to_owned() }),
+        // The kernel shows the source of a mount without slashes at its end.
+        None => {
+            let export = match export.trim_end_matches('/') {
+                "" => "/",
+                export => export,
+            };
+            Ok(NfsSource { server, export: export.to_owned() })
+        }
     }
 }
 
@@ -276,6 +283,10 @@ mod tests {
             panic!("valid source")
         };
         assert_eq!(source.server, Endpoint { host: "nas.example.net".to_owned(), port: 2049 });
+        for (given, shown) in [("/mnt/tank/a/", "/mnt/tank/a"), ("/mnt//", "/mnt"), ("/", "/")] {
+            let Ok(Source::Nfs(source)) = nfs("192.0.2.7", 0, given) else { panic!("valid source") };
+            assert_eq!(source.export, shown, "as the mount table shows it");
+        }
         for export in ["", "mnt/tank", "/mnt/../etc", "/a\0b", "/a\nb"] {
             assert!(nfs("192.0.2.7", 0, export).is_err(), "{export:?}");
         }

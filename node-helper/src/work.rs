@@ -11,8 +11,8 @@ use crate::failure::Failure;
 
 /// Runs `job` on the blocking pool and waits until it ends, however long that takes.
 ///
-/// For work with an effect (mount, unmount, ledger): it cannot be taken back, so the operation holds its volume until
-/// the outcome is known, and callers that ran out of time join it later.
+/// The operation holds its volume until the outcome is known, and callers that ran out of time join it later: a thread
+/// that hangs in the kernel cannot be taken back, so nobody starts a second one beside it.
 ///
 /// # Errors
 /// Internal, when the job could not be run.
@@ -24,24 +24,6 @@ where
     tokio::task::spawn_blocking(job).await.map_err(|error| {
         Failure::internal(format!("{what}: the work ended without an answer ({error}); see the helper's log"))
     })
-}
-
-/// Runs `job` on the blocking pool and gives up waiting at `deadline`; `None` then, while the job's thread stays with
-/// the kernel until it answers.
-///
-/// Only for work without effect (statfs, probing whether a mount answers).
-///
-/// # Errors
-/// Internal, when the job could not be run.
-pub async fn observe<T, F>(what: &str, deadline: Instant, job: F) -> Result<Option<T>, Failure>
-where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
-{
-    match tokio::time::timeout_at(deadline, run(what, job)).await {
-        Ok(outcome) => outcome.map(Some),
-        Err(_elapsed) => Ok(None),
-    }
 }
 
 /// Pauses between attempts at something that another process may hold for a moment: 5 ms doubling to 640 ms, 1.3 s in

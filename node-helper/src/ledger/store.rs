@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::record::{FORM, Record};
 use crate::failure::{Failure, Kind};
 use crate::source::VolumeId;
+use crate::work::until_free;
 
 /// A record is a few hundred bytes and one line per target; a file beyond this is none.
 const MAX_FILE: u64 = 1 << 20;
@@ -74,6 +75,7 @@ impl Ledger {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
+            .and_then(|()| File::open(state)?.sync_all())
             .map_err(|source| io_error(&directory, source))?;
         let path = state.join("lock");
         let lock = OpenOptions::new()
@@ -83,7 +85,9 @@ impl Ledger {
             .mode(0o600)
             .open(&path)
             .map_err(|source| io_error(&path, source))?;
-        match lock.try_lock() {
+        // A program that a dead helper was just starting holds a copy of the lock for a moment.
+        let free = until_free(|error| matches!(error, fs::TryLockError::WouldBlock), || lock.try_lock());
+        match free {
             Ok(()) => Ok(Self { directory, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(LedgerError::Locked { path: state.to_owned() }),
             Err(fs::TryLockError::Error(source)) => Err(io_error(&path, source)),

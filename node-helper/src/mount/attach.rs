@@ -108,13 +108,22 @@ impl Detached {
     /// Attaches the mount to what lies at `place` (an empty directory, or an empty file for a single node).
     ///
     /// # Errors
-    /// Of opening the place or `move_mount(2)`; the mount is gone then.
+    /// Of opening the place or `move_mount(2)`, and `EBUSY` when something is mounted there already: it is never
+    /// covered. The mount is gone then.
     pub fn attach(self, place: &Place) -> Result<(), MountError> {
-        let target = place.open().map_err(|errno| MountError {
+        let opening = |errno| MountError {
             step: format!("opening {}", place.real().display()),
             errno,
             log: String::new(),
-        })?;
+        };
+        let target = place.open().map_err(opening)?;
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let status = rustix::fs::statx(&target, "", flags, StatxFlags::TYPE);
+        let status = status.map_err(|errno| opening(errno.into()))?;
+        if status.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT) {
+            let step = format!("attaching to {}, where something else is mounted", place.real().display());
+            return Err(MountError::new(step, Errno::BUSY, String::new()));
+        }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(self.0.as_fd(), "", target.as_fd(), "", flags).map_err(|errno| {
             MountError::new(format!("attaching to {}", place.real().display()), errno, String::new())

@@ -10,7 +10,7 @@ pub mod nfs;
 pub mod options;
 pub mod table;
 
-pub use answer::{Answer, Usage};
+pub use answer::{Answer, Questions, Usage};
 pub use attach::{Detached, MountError};
 pub use options::{BindOptions, MountOptions};
 pub use table::{Mount, MountTable};

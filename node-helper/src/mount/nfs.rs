@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -28,20 +30,34 @@ pub fn device_string(source: &NfsSource) -> String {
     }
 }
 
-/// Finds the first address that accepts a TCP connection.
+/// Finds an address that accepts a TCP connection: all are tried side by side, so that a dead one does not use up the
+/// time of the others.
 ///
 /// # Errors
 /// `Unavailable` naming each address with its fault.
 pub async fn reachable(addresses: &[SocketAddr], deadline: Instant) -> Result<SocketAddr, Failure> {
+    let mut attempts: FuturesUnordered<_> = addresses
+        .iter()
+        .map(|address| async move {
+            match tokio::time::timeout_at(deadline, TcpStream::connect(address)).await {
+                Ok(Ok(_connection)) => Ok(*address),
+                Ok(Err(error)) => Err(format!("{address}: {error}")),
+                Err(_elapsed) => Err(format!("{address}: no answer in time")),
+            }
+        })
+        .collect();
     let mut faults = Vec::new();
-    for address in addresses {
-        match tokio::time::timeout_at(deadline, TcpStream::connect(address)).await {
-            Ok(Ok(_connection)) => return Ok(*address),
-            Ok(Err(error)) => faults.push(format!("{address}: {error}")),
-            Err(_elapsed) => faults.push(format!("{address}: no answer in time")),
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(address) => return Ok(address),
+            Err(fault) => faults.push(fault),
         }
     }
-    Err(Failure::unavailable(format!("the NFS server does not accept connections ({})", faults.join("; "))))
+    Err(Failure::unavailable(format!(
+        "the NFS server does not accept connections ({}); check that its NFS service runs and that the network lets this \
+         node reach it",
+        faults.join("; ")
+    )))
 }
 
 /// Mounts the export, detached. Blocks until the server has answered.
@@ -135,5 +151,29 @@ mod tests {
     #[test]
     fn the_own_address_follows_the_route() {
         assert_eq!(own_address(SocketAddr::from(([127, 0, 0, 1], 2049))), Some([127, 0, 0, 1].into()));
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_hold_up_the_others() {
+        use std::os::fd::AsRawFd;
+
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+        };
+
+        // A listener that takes nobody: with its queue full the kernel drops what else knocks.
+        let full =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        bind(full.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("bound");
+        listen(&full, Backlog::new(0).expect("no queue")).expect("listening");
+        let dead: SockaddrIn = getsockname(full.as_raw_fd()).expect("its address");
+        let dead: SocketAddr = std::net::SocketAddrV4::from(dead).into();
+        let _queued = std::net::TcpStream::connect(dead).expect("the one that fits");
+        let alive = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let alive = alive.local_addr().expect("its address");
+        let begun = Instant::now();
+        let deadline = begun + std::time::Duration::from_secs(30);
+        assert_eq!(reachable(&[dead, alive], deadline).await, Ok(alive));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 }

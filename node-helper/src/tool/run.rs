@@ -9,9 +9,12 @@
 //! * no capability ([`Privilege::None`]), or at most the helper's own set ([`Privilege::Inherited`]): under
 //!   `no_new_privs` exec never adds any.
 //!
-//! A program is not tied to the helper's life: when the helper dies, a running mkfs goes on to its end. That is safe
-//! because every program that writes opens the device exclusively, and so does the probe before it: a second one is
-//! answered `EBUSY` instead of writing beside the first.
+//! A program dies with the helper: one that was held up before it opened its device would find a volume in use when it
+//! goes on. What the kernel does not let die (it waits for a device without a path) holds the device exclusively, as does
+//! every probe: nobody writes beside it.
+//!
+//! Programs are therefore started on the process's first thread, which lives as long as the process: the runtime has no
+//! other.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -137,6 +140,7 @@ impl Tools {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        node_helper_sys::child::die_with_parent(command.as_std_mut());
         node_helper_sys::child::close_descriptors(command.as_std_mut());
         if invocation.privilege == Privilege::None {
             node_helper_sys::child::drop_capabilities(command.as_std_mut());

@@ -13,7 +13,7 @@ use crate::attach::{NvmeTarget, Target};
 use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
 use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
-use crate::ledger::{Device, Formatting, Record};
+use crate::ledger::{Device, Formatting, Intent, Record};
 use crate::mount::attach::Removal;
 use crate::mount::{Detached, MountError, MountOptions};
 use crate::paths::Place;
@@ -38,6 +38,8 @@ impl Volumes {
     ) -> Result<&'static str, Failure> {
         let target = self.target(source, deadline).await?;
         let node = self.parts.attachments.attach(&target, deadline).await?.node;
+        // Open until the volume is mounted: nothing that follows can end up on another device of the same number.
+        let _pinned = self.parts.devices.pin(&node).await?;
         if node.size < request.capacity {
             return Err(Failure::precondition(format!(
                 "{} has {} bytes, volume {} should have at least {}: it is not used",
@@ -56,6 +58,30 @@ impl Volumes {
                 self.stage_filesystem(request, &wanted, &node, record, place, deadline).await
             }
             StageAccess::Export { .. } => Err(Failure::invalid("a block source is not an export")),
+        }
+    }
+
+    /// A device belongs to one volume: under a second id it could be written as raw block beneath a mounted file system.
+    pub(super) async fn refuse_second_name(self: &Arc<Self>, record: &Record) -> Result<(), Failure> {
+        if record.identity().is_none() {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let (records, _unusable) =
+            work::run("reading the ledger", move || this.parts.ledger.list()).await??;
+        let other = records.iter().find(|other| {
+            other.volume_id != record.volume_id
+                && other.intent != Intent::Unstaged
+                && other.source == record.source
+        });
+        match other {
+            None => Ok(()),
+            Some(other) => Err(Failure::precondition(format!(
+                "{} is staged on this host as volume {}; unstage it there before it is used as volume {}",
+                record.source.describe(),
+                other.volume_id,
+                record.volume_id
+            ))),
         }
     }
 
@@ -113,7 +139,15 @@ impl Volumes {
                     fs_type: wanted.kind.name().to_owned(),
                 });
                 self.remember(&request.volume, record).await?;
-                self.parts.filesystems.make(node, wanted.kind, wanted.mkfs_options, permit, deadline).await?;
+                let made = self
+                    .parts
+                    .filesystems
+                    .make(node, wanted.kind, wanted.mkfs_options, permit, deadline)
+                    .await;
+                if let Err(error) = made {
+                    self.drop_idle_marker(request, node, record, deadline).await;
+                    return Err(error.into());
+                }
                 true
             }
         };
@@ -125,6 +159,25 @@ impl Volumes {
             self.fill_device(node, found, &place, deadline).await?;
         }
         Ok(if formatted { "formatted and mounted" } else { "mounted" })
+    }
+
+    /// After a mkfs that wrote nothing (refused options, a missing program) the marker goes: it would outlive its meaning
+    /// and speak of a device that another node may have filled since.
+    async fn drop_idle_marker(
+        self: &Arc<Self>,
+        request: &Stage,
+        node: &VolumeNode,
+        record: &mut Record,
+        deadline: Instant,
+    ) {
+        let blank = self.probe(node, deadline).await.is_ok_and(|probed| probed.content == Content::Blank);
+        if blank {
+            let marker = record.formatting.take();
+            if let Err(failure) = self.remember(&request.volume, record).await {
+                record.formatting = marker;
+                tracing::warn!(volume = %request.volume, reason = %failure, "the formatting marker stays");
+            }
+        }
     }
 
     /// Probes the device, patient with a holder that is gone in a moment.
@@ -285,7 +338,7 @@ impl Volumes {
             DeviceIdentity::Nvme(nvme) => {
                 let shared = records.iter().any(|other| {
                     other.volume_id != volume
-                        && other.intent != crate::ledger::Intent::Unstaged
+                        && other.intent != Intent::Unstaged
                         && matches!(other.identity(), Some(DeviceIdentity::Nvme(own)) if own.subsystem_nqn == nvme.subsystem_nqn)
                 });
                 if shared {

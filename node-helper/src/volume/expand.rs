@@ -6,12 +6,11 @@ use tns_csi_proto::helper::v1 as api;
 use tokio::time::Instant;
 
 use super::view::Life;
-use super::{ANSWER, Call, Done, Expand, Volumes, unexpected};
+use super::{Call, Done, Expand, Volumes, unexpected};
 use crate::failure::Failure;
 use crate::filesystem::FsType;
 use crate::ledger::{Access, Device};
-use crate::mount::{Answer, answer};
-use crate::work;
+use crate::mount::Answer;
 
 impl Volumes {
     /// Grows a staged volume to what the appliance offers; a volume that is large enough already is a success.
@@ -80,7 +79,7 @@ impl Volumes {
         deadline: Instant,
     ) -> Result<api::ExpandVolumeResponse, Failure> {
         let place = self.place(&request.path).await?;
-        match answer::ask(place, work::at_most(deadline, ANSWER)).await? {
+        match self.ask(place, deadline).await? {
             Answer::Alive(usage) => Ok(api::ExpandVolumeResponse {
                 capacity_bytes: usage.total,
                 outcome: "the appliance grows this volume; nothing to do on the node".to_owned(),

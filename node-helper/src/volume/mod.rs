@@ -31,7 +31,7 @@ use crate::failure::Failure;
 use crate::filesystem::{Filesystems, FsType, MkfsOptions};
 use crate::host::Host;
 use crate::ledger::Ledger;
-use crate::mount::{BindOptions, MountOptions};
+use crate::mount::{BindOptions, MountOptions, Questions};
 use crate::paths::{KubeletRoot, Layout, StagingPath, TargetPath, VolumePath};
 use crate::registry::Registry;
 use crate::servers::AllowedServers;
@@ -181,16 +181,25 @@ enum Done {
 pub struct Volumes {
     parts: Parts,
     operations: Registry<VolumeId, Done>,
-    /// Questions about volumes take no lock; the same one is asked once at a time, so that a silent server holds one
-    /// thread and not one per caller.
-    questions: Registry<String, api::GetVolumeStatsResponse>,
+    /// Statistics take no lock; equal requests join.
+    statistics: Registry<String, api::GetVolumeStatsResponse>,
+    /// Held while a device is claimed for a volume in the ledger, so that two volumes cannot claim it at once.
+    claims: tokio::sync::Mutex<()>,
+    /// Mounts that are being asked whether they live.
+    asked: Questions,
 }
 
 impl Volumes {
     /// Over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, operations: Registry::default(), questions: Registry::default() })
+        Arc::new(Self {
+            parts,
+            operations: Registry::default(),
+            statistics: Registry::default(),
+            claims: tokio::sync::Mutex::default(),
+            asked: Questions::default(),
+        })
     }
 
     /// Accepted paths.

@@ -40,6 +40,11 @@ impl Volumes {
         let place = self.place(&request.target.0).await?;
         let table = self.table().await?;
         let node = self.living(&record, &request, &table, deadline).await?;
+        // Open until it is bound: the node's number cannot go over to another device meanwhile.
+        let _pinned = match &node {
+            Some(node) if request.block => Some(self.parts.devices.pin(node).await?),
+            _ => None,
+        };
         let entry = Published {
             target: target.clone(),
             options: request.options.texts(),

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::view::{Life, is_staging};
 use super::{Call, Done, Stage, StageAccess, Volumes, unexpected};
-use crate::device::{DeviceIdentity, NvmeIdentity};
+use crate::device::{DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
+use crate::filesystem::FsType;
 use crate::ledger::{Access, Intent, Record, RecordedSource};
 use crate::mount::attach::Removal;
 use crate::mount::{MountOptions, MountTable, nfs};
@@ -60,7 +61,11 @@ impl Volumes {
             }
         };
         let place = self.check_empty(place).await?;
-        self.remember(&request.volume, &record).await?;
+        {
+            let _one_at_a_time = self.claims.lock().await;
+            self.refuse_second_name(&record).await?;
+            self.remember(&request.volume, &record).await?;
+        }
         let outcome = match (&request.source, &request.access) {
             (Source::Nfs(nfs), StageAccess::Export { options }) => {
                 self.stage_export(nfs, options, place, deadline).await
@@ -110,6 +115,7 @@ impl Volumes {
                     record.staging
                 )));
             }
+            self.refuse_other_source(record, request, table)?;
             return Ok(None);
         }
         let mounted = match table.top(place.real()) {
@@ -132,13 +138,16 @@ impl Volumes {
             return Ok(None);
         }
         let fault = match self.life(record, deadline).await? {
-            Life::Device(_) | Life::Export => {
+            life @ (Life::Device(_) | Life::Export) => {
                 let (source, access) = (recorded_source(&request.source), recorded_access(&request.access));
                 if record.source != source || record.access != access {
                     return Err(Failure::already_exists(format!(
                         "volume {volume} is already staged with other settings: {}",
                         difference(record, &source, &access)
                     )));
+                }
+                if let (Life::Device(node), Intent::Staging) = (&life, record.intent) {
+                    self.finish_growth(record, node, place, deadline).await?;
                 }
                 if record.intent != Intent::Staged || record.formatting.is_some() {
                     record.intent = Intent::Staged;
@@ -164,6 +173,23 @@ impl Volumes {
         }
         self.refuse_other_source(record, request, table)?;
         Ok(None)
+    }
+
+    /// A stage that was cut off after its mount may not have filled the device yet.
+    async fn finish_growth(
+        &self,
+        record: &Record,
+        node: &VolumeNode,
+        place: &Place,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        match &record.access {
+            Access::Filesystem { fs_type, readonly: false, .. } if node.reachable => {
+                let kind: FsType = fs_type.parse().map_err(|error| Failure::internal(format!("{error}")))?;
+                self.grow_at(node, kind, place, deadline).await.map(|_| ())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A record of another source may be replaced only when nothing of it is left on the host.

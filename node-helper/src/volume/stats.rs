@@ -6,12 +6,11 @@ use tns_csi_proto::helper::v1 as api;
 use tokio::time::Instant;
 
 use super::view::{is_staging, is_target};
-use super::{ANSWER, Call, Stats, Volumes};
+use super::{Call, Stats, Volumes};
 use crate::failure::Failure;
 use crate::ledger::{Access, Intent, Record};
-use crate::mount::{Answer, Mount, MountTable, answer};
+use crate::mount::{Answer, Mount, MountTable};
 use crate::paths::VolumePath;
-use crate::work;
 
 /// A finding: no I/O is possible.
 pub(super) fn inaccessible(reason: &str, message: String) -> api::HealthEntry {
@@ -44,7 +43,7 @@ impl Volumes {
         let key = format!("{} at {}", request.volume, request.path.relative());
         let deadline = call.deadline;
         let work = async move { Box::pin(this.stats_now(request, deadline)).await };
-        self.questions.run(&key, "GetVolumeStats", Vec::new(), deadline, work).await
+        self.statistics.run(&key, "GetVolumeStats", Vec::new(), deadline, work).await
     }
 
     async fn stats_now(
@@ -74,7 +73,7 @@ impl Volumes {
             ));
         }
         let place = self.place(&request.path).await?;
-        let usage = match answer::ask(place, work::at_most(deadline, ANSWER)).await? {
+        let usage = match self.ask(place, deadline).await? {
             Answer::Alive(usage) => Some(usage),
             Answer::Dead(error) => {
                 health.push(inaccessible(

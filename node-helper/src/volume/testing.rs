@@ -27,7 +27,7 @@ use crate::filesystem::Filesystems;
 use crate::host::Host;
 use crate::ledger::{Ledger, Record};
 use crate::mount::MountTable;
-use crate::paths::{KubeletRoot, Layout};
+use crate::paths::{KubeletRoot, Layout, Place};
 use crate::servers::AllowedServers;
 use crate::service::Service;
 use crate::source::VolumeId;
@@ -321,6 +321,35 @@ impl TestHost {
         state.disks.insert(n, disk);
         state.disks.insert(1000 + n, old);
         self.kernel.appear(&mut state, n);
+    }
+
+    /// The kernel notices the present size of volume `n`.
+    pub(super) fn announce_size(&self, n: u32) {
+        let state = self.kernel.state.lock().expect("whole");
+        for (controller, _) in state.controllers.iter().filter(|(_, of)| **of == n) {
+            self.pretend.resize(&format!("nvme{controller}n1"), state.disks[&n].size());
+        }
+    }
+
+    /// The name and number of volume `n`'s device go over to volume `other`.
+    pub(super) fn recycle(&self, n: u32, other: u32) {
+        let state = self.kernel.state.lock().expect("whole");
+        for (controller, _) in state.controllers.iter().filter(|(_, of)| **of == n) {
+            let name = format!("nvme{controller}n1");
+            self.pretend.write(&format!("sys/block/{name}/uuid"), &format!("{}\n", uuid(other)));
+        }
+    }
+
+    /// The devices as the helper sees them.
+    pub(super) fn devices(&self) -> Devices {
+        Devices::new(HostRoot::pretend_with_devices(&self.pretend.path("")), self.events.clone())
+    }
+
+    /// A place below the extra parent.
+    pub(super) fn place(&self, name: &str) -> Place {
+        let layout = Layout::new(&self.kubelet(), "tns.csi.io", &["t".to_owned()]).expect("a layout");
+        let path = layout.target(&text(&self.path(name)), false).expect("a target");
+        KubeletRoot::open(&self.kubelet()).expect("a root").place(&path.0).expect("a place")
     }
 
     pub(super) fn connects(&self) -> u32 {

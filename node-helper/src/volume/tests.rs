@@ -3,11 +3,14 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, symlink};
 
+use rustix::mount::MountAttrFlags;
 use tns_csi_proto::helper::v1 as api;
 use tonic::Code;
 
 use super::testing::{MIB, SIZE, TestHost, on_host, text, volume};
+use crate::device::testing::identity;
 use crate::ledger::{Formatting, Intent};
+use crate::mount::Detached;
 
 fn code<T: std::fmt::Debug>(outcome: Result<T, tonic::Status>) -> (Code, String) {
     let status = outcome.expect_err("refused");
@@ -379,6 +382,12 @@ fn a_grown_device_is_filled() {
         host.enlarge(1, 5 * SIZE);
         host.stage(host.stage_request(1)).await.unwrap();
         assert!(host.stats(1, &host.path("stage1")).await.unwrap().bytes.unwrap().total > 4 * before);
+        // Cut off between the mount and the growth.
+        host.enlarge(1, 7 * SIZE);
+        host.announce_size(1);
+        host.edit_record(1, |record| record.as_mut().unwrap().intent = Intent::Staging);
+        assert_eq!(host.stage(host.stage_request(1)).await.unwrap(), "already staged");
+        assert!(host.stats(1, &host.path("stage1")).await.unwrap().bytes.unwrap().total > 6 * before);
     });
 }
 
@@ -452,5 +461,105 @@ fn servers_outside_the_list_and_namespaces_that_are_not_there_leave_nothing() {
         let (found, words) = code(host.stage(with("192.0.2.7", 7)).await);
         assert_eq!(found, Code::DeadlineExceeded, "{words}");
         assert_eq!(host.mounts_at(&host.path("stage1")), 0);
+    });
+}
+
+#[test]
+fn a_number_that_went_over_to_another_device_is_not_used() {
+    // mayastor#1777: kernel names and numbers are given again.
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(host.block_request(1)).await.unwrap();
+        let node = host.devices().find(&identity(1)).await.unwrap().unwrap();
+        drop(host.devices().pin(&node).await.unwrap());
+        host.recycle(1, 2);
+        assert!(node.open().is_ok(), "number and size alone are still right");
+        let error = host.devices().pin(&node).await.unwrap_err();
+        assert!(error.to_string().contains("another device"), "{error}");
+    });
+}
+
+#[test]
+fn a_device_is_never_two_volumes() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.create(2);
+        host.stage(host.stage_request(1)).await.unwrap();
+        for other in [host.block_request(1), host.stage_request(1)] {
+            let other = api::StageVolumeRequest {
+                volume_id: volume(2),
+                staging_path: text(&host.path("stage2")),
+                ..other
+            };
+            let (found, words) = code(host.stage(other).await);
+            assert!(found == Code::FailedPrecondition && words.contains(&volume(1)), "{words}");
+        }
+        assert_eq!((host.connected(), host.list().await.len()), (1, 1));
+        fs::write(host.path("stage1/data"), "x").unwrap();
+        host.unstage(1).await.unwrap();
+    });
+}
+
+#[test]
+fn a_raw_device_that_a_pod_mounted_for_itself_keeps_its_session() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(host.block_request(1)).await.unwrap();
+        let exclusive = nix::fcntl::OFlag::O_EXCL.bits();
+        let held = fs::OpenOptions::new().read(true).custom_flags(exclusive).open(host.disk(1)).unwrap();
+        let (found, words) = code(host.unstage(1).await);
+        assert!(found == Code::FailedPrecondition && words.contains("in use"), "{words}");
+        assert_eq!(host.connected(), 1);
+        drop(held);
+        assert_eq!(host.unstage(1).await.unwrap(), "disconnected");
+    });
+}
+
+#[test]
+fn a_mkfs_that_wrote_nothing_leaves_no_marker() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        let access = api::FilesystemAccess {
+            mkfs_options: vec!["-O".to_owned(), "no_such_thing".to_owned()],
+            ..Default::default()
+        };
+        let access = Some(api::stage_volume_request::Access::Filesystem(access));
+        let request = api::StageVolumeRequest { access, ..host.stage_request(1) };
+        assert!(code(host.stage(request).await).1.contains("no_such_thing"));
+        assert_eq!(host.connected(), 0);
+        host.edit_record(1, |record| assert_eq!(*record, None));
+    });
+}
+
+#[test]
+fn a_record_with_targets_is_not_given_another_source() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.create(2);
+        host.stage(host.stage_request(1)).await.unwrap();
+        host.publish(host.publish_request(1, &host.path("pod"))).await.unwrap();
+        rustix::mount::unmount(host.path("stage1"), rustix::mount::UnmountFlags::empty()).unwrap();
+        for name in ["stage1", "stage2"] {
+            let request = api::StageVolumeRequest {
+                volume_id: volume(1),
+                staging_path: text(&host.path(name)),
+                ..host.stage_request(2)
+            };
+            let (found, words) = code(host.stage(request).await);
+            assert!(found == Code::FailedPrecondition && words.contains("still published"), "{words}");
+        }
+        assert_eq!(host.unpublish(1, &host.path("pod")).await.unwrap(), "unpublished");
+    });
+}
+
+#[test]
+fn nothing_is_mounted_over_another_mount() {
+    on_host(async |host: &mut TestHost| {
+        fs::create_dir(host.path("pod")).unwrap();
+        let tmpfs = || Detached::file_system("tmpfs", "none", &[], MountAttrFlags::empty()).unwrap();
+        tmpfs().attach(&host.place("pod")).unwrap();
+        let error = tmpfs().attach(&host.place("pod")).unwrap_err();
+        assert_eq!(error.errno.raw_os_error(), Some(nix::errno::Errno::EBUSY as i32), "{error}");
+        assert_eq!(host.mounts_at(&host.path("pod")), 1);
     });
 }

@@ -102,8 +102,7 @@ impl Volumes {
         let Some(identity) = record.identity() else {
             let Some(path) = VolumePath::from_ledger(&published.target) else { return Ok(Removal::Clean) };
             let place = self.place(&path).await?;
-            let limit = work::at_most(deadline, super::ANSWER);
-            return Ok(match crate::mount::answer::ask(place, limit).await? {
+            return Ok(match self.ask(place, deadline).await? {
                 crate::mount::Answer::Dead(_) => Removal::DetachDead,
                 _ => Removal::Clean,
             });

@@ -82,9 +82,7 @@ impl Volumes {
             }
         }
         if let Some(identity) = record.identity().cloned() {
-            if !record.is_raw_block() {
-                self.prove_unused(&identity).await?;
-            }
+            self.prove_unused(&identity).await?;
             self.disconnect(volume.as_str(), &identity, deadline).await?;
         }
         let disconnected = record.identity().is_some();

@@ -9,7 +9,7 @@ use crate::device::{DeviceNumber, VolumeNode};
 use crate::failure::Failure;
 use crate::ledger::{Access, Published, Record, RecordedSource};
 use crate::mount::attach::{Removal, remove};
-use crate::mount::{Answer, Mount, MountTable, answer, nfs};
+use crate::mount::{Answer, Mount, MountTable, nfs};
 use crate::paths::{Contents, Place, VolumePath};
 use crate::source::VolumeId;
 use crate::work;
@@ -104,11 +104,17 @@ impl Volumes {
         let path = VolumePath::from_ledger(&record.staging)
             .ok_or_else(|| Failure::internal("the recorded staging path is not plain"))?;
         let place = self.place(&path).await?;
-        Ok(match answer::ask(place, work::at_most(deadline, ANSWER)).await? {
+        Ok(match self.ask(place, deadline).await? {
             Answer::Alive(_) => Life::Export,
             Answer::Dead(error) => Life::Dead(format!("the mount answers: {error}")),
             Answer::Silent => Life::Silent,
         })
+    }
+
+    /// Asks the mount at `place` whether it lives, for [`ANSWER`] at most.
+    pub(super) async fn ask(&self, place: Place, deadline: Instant) -> Result<Answer, Failure> {
+        let mount = self.table().await?.top(place.real()).map_or(0, |mount| mount.id);
+        self.asked.ask(place, mount, work::at_most(deadline, ANSWER)).await
     }
 
     /// Takes away what is mounted at `place` as long as `ours` recognises the mount on top. Returns how many were.

@@ -1,6 +1,6 @@
 //! What a child process gives up between fork and exec.
 //!
-//! The rules: a program inherits no descriptor but its three standard streams; and one that only reads or formats a
+//! The rules: a program dies with the helper; it inherits no descriptor but its three standard streams; and one that only reads or formats a
 //! device runs without any capability. It parses what a stranger may have written, and file permissions alone let
 //! uid 0 open the device.
 
@@ -50,6 +50,31 @@ pub fn drop_capabilities(command: &mut Command) {
     unsafe { command.pre_exec(enter) };
 }
 
+/// Makes the kernel kill the program (`SIGKILL`) when the thread that starts it ends, however that comes about.
+///
+/// A mkfs that nobody waits for any more could be held up before it opens its device, and go on when the volume has data.
+/// The setting survives exec, because the program gains no capability by it (`fs/exec.c`, `begin_new_exec`), and the
+/// giving up of capabilities (`kernel/cred.c`, `commit_creds`).
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: getpid(2) takes nothing and cannot fail.
+    let parent = unsafe { libc::getpid() };
+    let enter = move || {
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes only integers and touches the calling process alone.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // A parent that ended before the call sends no signal.
+        // SAFETY: getppid(2) takes nothing and cannot fail.
+        if unsafe { libc::getppid() } != parent {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs after fork in a child of a process with threads. It makes two system calls and builds an
+    // error from errno or a constant; it neither allocates nor takes a lock, so it is async-signal-safe.
+    unsafe { command.pre_exec(enter) };
+}
+
 /// Makes the program inherit no descriptor but 0, 1 and 2, also where the helper itself was given one that is not
 /// close-on-exec.
 pub fn close_descriptors(command: &mut Command) {
@@ -82,6 +107,21 @@ mod tests {
             assert!(line.ends_with("0000000000000000"), "{line}");
         }
         assert!(status.lines().any(|line| line.starts_with("NoNewPrivs") && line.ends_with('1')), "{status}");
+    }
+
+    #[test]
+    fn a_program_dies_with_the_thread_that_started_it_also_without_capabilities() {
+        use std::os::unix::process::ExitStatusExt;
+
+        let started = std::thread::spawn(|| {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("600");
+            die_with_parent(&mut command);
+            drop_capabilities(&mut command);
+            command.spawn().unwrap()
+        });
+        let mut child = started.join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -196,9 +196,9 @@ impl Nvme {
     /// [`AttachError::InUse`] before any effect when a device of the subsystem is used; [`AttachError::Deadline`]
     /// while the kernel is still at it (a retry goes on).
     pub async fn disconnect(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
-        self.refuse_if_used(nqn).await?;
         // What is queued never begins; what is in the kernel is waited for, since it cannot be called back.
         let late = |what| AttachError::Deadline { what, nqn: nqn.clone() };
+        self.refuse_if_used(nqn).await?;
         self.running.call_off(nqn);
         let mut outcome = self.delete_controllers(nqn, deadline).await?;
         timeout_at(deadline, self.running.idle(nqn)).await.map_err(|_| late("connecting to a portal"))?;
@@ -228,6 +228,8 @@ impl Nvme {
     }
 
     async fn delete_controllers(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
+        // Asked right before each effect: while this waited, another volume of the subsystem may have come into use.
+        self.refuse_if_used(nqn).await?;
         let controllers = self.controllers(nqn).await?;
         let outcome = if controllers.is_empty() { Detached::Already } else { Detached::Done };
         let mut deletions = JoinSet::new();
