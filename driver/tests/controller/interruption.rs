@@ -136,6 +136,19 @@ async fn each_point(rig: &Rig) -> Vec<(&'static str, Operation, String, When)> {
     points
 }
 
+/// Begins the operation and kills the controller when it stands at the call (or, where it knows the answer already,
+/// after its end).
+async fn kill_at(rig: &mut Rig, operation: Operation, protocol: &str, method: &str, when: When) {
+    let control = rig.control();
+    control.hold(method, when);
+    let lost = operation.start(&rig.controller, protocol);
+    tokio::select! {
+        () = control.wait_held(method, when, 1) => {}
+        ended = lost => ended.unwrap().unwrap(),
+    }
+    rig.replace_controller_dead(|| control.release("*")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_dropped_at_any_call_leaves_one_volume_or_none() {
     let rig = Rig::start().await;
@@ -159,11 +172,7 @@ async fn t9_a_controller_killed_at_any_call_leaves_nothing_that_a_repeated_reque
     let mut rig = Rig::start().await;
     for (protocol, operation, method, when) in each_point(&rig).await {
         operation.prepare(&rig, protocol).await;
-        let control = rig.control();
-        control.hold(&method, when);
-        let _lost = operation.start(&rig.controller, protocol);
-        control.wait_held(&method, when, 1).await;
-        rig.replace_controller_dead(|| control.release("*")).await;
+        kill_at(&mut rig, operation, protocol, &method, when).await;
         let answer = operation.start(&rig.controller, protocol).await.unwrap();
         assert!(answer.is_ok(), "{protocol} {operation:?} killed {when:?} {method}: {answer:?}");
         operation.assert_done(&rig, protocol);
@@ -178,11 +187,7 @@ async fn a_create_that_is_given_up_for_good_leaves_nothing_behind_its_delete() {
         if operation != Operation::Create {
             continue;
         }
-        let control = rig.control();
-        control.hold(&method, when);
-        let _lost = operation.start(&rig.controller, protocol);
-        control.wait_held(&method, when, 1).await;
-        rig.replace_controller_dead(|| control.release("*")).await;
+        kill_at(&mut rig, operation, protocol, &method, when).await;
         Operation::Delete.start(&rig.controller, protocol).await.unwrap().unwrap();
         rig.assert_empty();
     }
