@@ -21,12 +21,19 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "fence-nvmeof-block",
             about: "a revoked node fails to write to the NVMe-oF device that it has open",
-            run: Run::Chain(|lab| Box::pin(fenced(lab, Class::block("nvmeof", Mode::SingleNodeWriter)))),
+            run: Run::Chain(|lab| {
+                Box::pin(beside_another(lab, Class::block("nvmeof", Mode::SingleNodeWriter)))
+            }),
         },
         Scenario {
             name: "fence-nvmeof-ext4",
             about: "a revoked node fails to write to the NVMe-oF file system that it has mounted",
-            run: Run::Chain(|lab| Box::pin(fenced(lab, nvmeof("ext4")))),
+            run: Run::Chain(|lab| Box::pin(beside_another(lab, nvmeof("ext4")))),
+        },
+        Scenario {
+            name: "fence-nvmeof-unserved-port",
+            about: "with no other volume on the port a revoked write waits, and arrives only when access is granted anew",
+            run: Run::Chain(|lab| Box::pin(waiting(lab))),
         },
         Scenario {
             name: "fence-nfs",
@@ -44,6 +51,43 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 async fn write(path: &Path) -> anyhow::Result<std::io::Result<()>> {
     let path: PathBuf = path.to_owned();
     data::bounded("writing past the cache", BITES_WITHIN, move || Ok(data::write_direct(&path))).await
+}
+
+/// The port goes on serving another volume, as on every appliance with more than one: a revoked host that connects again
+/// is refused then, which ends its device. Without any subsystem the port does not listen, and the kernel waits.
+async fn beside_another(lab: &mut Lab, class: Class) -> anyhow::Result<()> {
+    let kubelet = lab.kubelet.clone();
+    let mut other = kubelet.create("pvc-beside", &nvmeof("ext4"), GIB).await.context("CreateVolume")?;
+    kubelet.attach(&mut other).await.context("ControllerPublishVolume")?;
+    fenced(lab, class).await?;
+    kubelet.detach(&other).await.context("ControllerUnpublishVolume")?;
+    kubelet.delete(&other).await.context("DeleteVolume")
+}
+
+async fn waiting(lab: &mut Lab) -> anyhow::Result<()> {
+    let kubelet = lab.kubelet.clone();
+    let class = Class::block("nvmeof", Mode::SingleNodeWriter);
+    let (mut volume, path) = kubelet.bring_up("pvc-waiting", &class, GIB, POD).await?;
+    write(&path).await?.context("writing while access is granted")?;
+    kubelet.detach(&volume).await.context("ControllerUnpublishVolume")?;
+    let untouched = Untouched::since_now(&volume.id)?;
+    let mut pending = tokio::spawn({
+        let path = path.clone();
+        async move { write(&path).await }
+    });
+    // Longer than the kernel's delay between two attempts to connect.
+    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(25), &mut pending).await {
+        let ended = ended.context("the writer died")??;
+        ensure!(ended.is_err(), "written without access");
+    }
+    untouched.must_hold().context("after the unpublish was answered")?;
+    kubelet.attach(&mut volume).await.context("ControllerPublishVolume anew")?;
+    if !pending.is_finished() {
+        pending.await.context("the writer died")??.context("the waiting write")?;
+    }
+    again("NodeStageVolume", async || kubelet.stage(&volume).await).await?;
+    write(&path).await?.context("writing after access was granted anew")?;
+    kubelet.take_down(&volume, POD).await
 }
 
 async fn fenced(lab: &mut Lab, class: Class) -> anyhow::Result<()> {

@@ -6,12 +6,10 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 
+use super::common::{OTHER_POD, POD, nfs, nvmeof};
 use crate::data;
 use crate::kubelet::{Class, GIB, Kubelet};
 use crate::scenario::{Run, Scenario};
-
-const POD: &str = "0b3f9e0a-5a5b-4d1c-9c0e-6f2f1d0c7a11";
-const OTHER_POD: &str = "1c40af1b-6b6c-4e2d-8d1f-703f2e1d8b22";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -34,7 +32,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "nvmeof-block-life",
             about: "the same for a raw NVMe-oF device",
             run: Run::Chain(|lab| {
-                Box::pin(async { life(&lab.kubelet, &Class::block("nvmeof", Mode::SingleNodeWriter)).await })
+                Box::pin(async {
+                    life(&lab.kubelet, &Class::block("nvmeof", Mode::SingleNodeMultiWriter)).await
+                })
             }),
         },
         Scenario {
@@ -43,14 +43,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: Run::Chain(|lab| Box::pin(async { read_only(&lab.kubelet).await })),
         },
     ]
-}
-
-fn nfs() -> Class {
-    Class::mount("nfs", "", Mode::MultiNodeMultiWriter)
-}
-
-fn nvmeof(fs_type: &str) -> Class {
-    Class::mount("nvmeof", fs_type, Mode::SingleNodeWriter)
 }
 
 async fn life(kubelet: &Kubelet, class: &Class) -> anyhow::Result<()> {

@@ -80,8 +80,8 @@ async fn backend() -> anyhow::Result<()> {
     )?;
     refused(zfs.destroy_dataset(PARENT, false, false), Refusal::HasChildren)?;
     refused(zfs.promote(&file), Refusal::NotAClone)?;
-    zfs.create_snapshot(&[volume.clone()], "s1", &properties(&[("lab:mark", "one")]))?;
-    refused(zfs.create_snapshot(&[volume.clone()], "s1", &BTreeMap::new()), Refusal::Exists)?;
+    zfs.create_snapshot(std::slice::from_ref(&volume), "s1", &properties(&[("lab:mark", "one")]))?;
+    refused(zfs.create_snapshot(std::slice::from_ref(&volume), "s1", &BTreeMap::new()), Refusal::Exists)?;
     refused(zfs.destroy_dataset(&volume, false, false), Refusal::HasSnapshots)?;
     zfs.clone_snapshot(&volume, "s1", &clone, &BTreeMap::new())?;
     let snapshots = zfs.snapshots(Some(&volume))?;
