@@ -271,6 +271,30 @@ async fn a_connect_on_its_way_does_not_arrive_behind_a_disconnect() {
 }
 
 #[tokio::test]
+async fn a_device_that_came_into_use_while_a_disconnect_waited_keeps_its_path() {
+    let lab = lab();
+    let door = Door::default();
+    lab.kernel.with(|state| {
+        state.hold(A, &door);
+        state.namespace = false;
+    });
+    // The device is there at the very moment when the path is.
+    lab.host.multipath(0, 7, &nqn(1), uuid(1), GIB, &[]);
+    lab.nvme().connect(&target(&[A]), shortly()).await.unwrap_err();
+    while lab.kernel.connects() == 0 {
+        tokio::task::yield_now().await;
+    }
+    lab.host.write("proc/self/mountinfo", "30 21 259:7 / /var/lib/kubelet/x rw - ext4 /dev/nvme0n1 rw\n");
+    let nvme = lab.nvme().clone();
+    let disconnecting = tokio::spawn(async move { nvme.disconnect(&nqn(1), later()).await });
+    tokio::task::yield_now().await;
+    door.open();
+    let error = disconnecting.await.unwrap().unwrap_err();
+    assert!(matches!(error, AttachError::InUse { .. }), "{error}");
+    assert_eq!(lab.kernel.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn disconnect_touches_no_controller_but_ours_of_exactly_this_subsystem() {
     let lab = lab();
     lab.nvme().connect(&target(&[A]), later()).await.unwrap();
@@ -296,8 +320,9 @@ async fn c6_self_healing_that_harms_a_device_in_use_is_never_disconnected() {
 async fn c6_missed_aen_a_namespace_that_nobody_announced_is_asked_for() {
     let lab = lab();
     lab.kernel.with(|state| state.namespace = false);
+    lab.nvme().connect(&target(&[A]), later()).await.unwrap();
     let target = Target::Nvme(target(&[A]));
-    let error = lab.attachments.attach(&target, shortly()).await.unwrap_err();
+    let error = lab.attachments.devices().wait(&target.identity(), shortly()).await.unwrap_err();
     assert!(error.to_string().contains("no namespace of this subsystem"), "{error}");
     // The retry finds the path and no device, and asks.
     let attached = lab.attachments.attach(&target, later()).await.unwrap();
