@@ -257,3 +257,19 @@ async fn a_node_with_several_addresses_is_let_in_by_all() {
     rig.controller.unpublish("tank/pvc-1", &id).await.unwrap();
     rig.assert_nobody_let_in();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_link_that_was_lost_while_others_keep_access_is_made_again() {
+    let rig = Rig::start().await;
+    let volume = rig.controller.create(shared_request("pvc-1", "nvmeof")).await.unwrap();
+    for (name, last) in [("a", 1), ("b", 2)] {
+        rig.controller.publish_as(&volume, &node(name, last), shared("nvmeof")).await.unwrap();
+    }
+    // What a controller leaves that is killed between dropping the port link and making it again.
+    let client = rig.client();
+    let calls = client.calls(truenas::Lane::Ordinary, tokio::time::Instant::now() + crate::rig::DEADLINE);
+    let link = calls.nvmet_port_subsys_query(&[]).await.unwrap().remove(0);
+    calls.nvmet_port_subsys_delete(link.id).await.unwrap();
+    rig.controller.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
+    assert!(rig.lets_in("nvmeof", 2) && !rig.lets_in("nvmeof", 1));
+}

@@ -68,7 +68,7 @@ async fn a_volume_with_a_snapshot_or_a_child_keeps_its_export() {
             "refused before any effect"
         );
         rig.appliance.control().reset_stats();
-        return_of(&rig, protocol).await;
+        without_snapshot(&rig).await;
     }
     let volume = rig.controller.create(request("parent", "nfs", 1)).await.unwrap();
     rig.seed(json!({"datasets": [{"name": "tank/parent/child"}]})).await;
@@ -79,26 +79,14 @@ async fn a_volume_with_a_snapshot_or_a_child_keeps_its_export() {
     assert!(rig.lets_in("nfs", 1));
 }
 
-/// Makes room for the next protocol: the volume with the snapshot is left, under a name of its own.
-async fn return_of(rig: &Rig, protocol: &str) {
-    if protocol == "nfs" {
-        rig.control().json(json!({"command": "clear"})).await.unwrap();
-    }
-    // Deleting the snapshot is the administrator's: through the appliance's own API.
-    let client = truenas_client(rig).await;
+/// The administrator removes the snapshot; then the volume goes.
+async fn without_snapshot(rig: &Rig) {
+    let client = rig.client();
     let calls = client.calls(truenas::Lane::Ordinary, tokio::time::Instant::now() + crate::rig::DEADLINE);
     calls.call::<_, serde_json::Value>("pool.snapshot.delete", &("tank/pvc-1@keep",)).await.unwrap();
     rig.controller.delete("tank/pvc-1").await.unwrap();
     rig.assert_empty();
     rig.control().reset_stats();
-}
-
-async fn truenas_client(rig: &Rig) -> truenas::Client {
-    let key = truenas::ApiKey::new(rig.appliance.api_key()).unwrap();
-    let mut options = truenas::Options::new(rig.appliance.url().parse().unwrap(), key);
-    options.ca_file = Some(rig.appliance.ca_file().to_owned());
-    options.user = Some(rig.appliance.api_key_user().to_owned());
-    truenas::Client::new(options).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +118,7 @@ async fn a_volume_that_somebody_shares_keeps_both_exports() {
 async fn a_zvol_that_somebody_serves_is_not_torn_down() {
     let rig = Rig::start().await;
     rig.controller.create(request("pvc-1", "nvmeof", 1)).await.unwrap();
-    let client = truenas_client(&rig).await;
+    let client = rig.client();
     let calls = client.calls(truenas::Lane::Ordinary, tokio::time::Instant::now() + crate::rig::DEADLINE);
     let ours = calls.nvmet_namespace_query(&[]).await.unwrap().remove(0);
     calls.nvmet_namespace_delete(ours.id).await.unwrap();
@@ -217,7 +205,7 @@ async fn t4_c5_no_clone_is_ever_destroyed() {
     let rig = Rig::start().await;
     rig.controller.create(request("source", "nfs", 1)).await.unwrap();
     rig.seed(json!({"snapshots": ["tank/source@s"]})).await;
-    let client = truenas_client(&rig).await;
+    let client = rig.client();
     let calls = client.calls(truenas::Lane::Ordinary, tokio::time::Instant::now() + crate::rig::DEADLINE);
     let clone = json!({"snapshot": "tank/source@s", "dataset_dst": "tank/clone"});
     calls.call::<_, serde_json::Value>("pool.snapshot.clone", &(clone,)).await.unwrap();

@@ -205,6 +205,17 @@ impl Rig {
         self.controller = Process::start(&self.appliance, None).await;
     }
 
+    /// A client of the appliance beside the controller's, for what an administrator does.
+    pub fn client(&self) -> Client {
+        let mut options = Options::new(
+            self.appliance.url().parse().unwrap(),
+            ApiKey::new(self.appliance.api_key()).unwrap(),
+        );
+        options.ca_file = Some(self.appliance.ca_file().to_owned());
+        options.user = Some(self.appliance.api_key_user().to_owned());
+        Client::new(options).unwrap()
+    }
+
     /// Puts things in place at the appliance.
     pub async fn seed(&self, seed: Value) {
         let mut command = seed;

@@ -132,7 +132,7 @@ impl Inner {
         match made {
             Ok(dataset) => {
                 let done = E::complete(calls, volume, beside).await;
-                self.finish::<E>(appliance, plan, done, Some(&dataset)).await
+                self.finish(appliance, plan, done, Some(&dataset)).await
             }
             Err(error @ CallError::Refused(_)) => {
                 let refused = refusal(plan, &error);
@@ -190,7 +190,7 @@ impl Inner {
                 match calls.dataset_create(&request).await {
                     Ok(dataset) => {
                         let done = E::ensure(calls, volume, &Metadata::default()).await;
-                        self.finish::<E>(appliance, plan, done, Some(&dataset)).await
+                        self.finish(appliance, plan, done, Some(&dataset)).await
                     }
                     Err(error @ CallError::Refused(_)) => {
                         let refused = refusal(plan, &error);
@@ -210,7 +210,7 @@ impl Inner {
     }
 
     /// Ends an operation that made the dataset itself: what cannot be completed is undone before a final answer.
-    async fn finish<E: Export>(
+    async fn finish(
         &self,
         appliance: &Appliance,
         plan: &Plan,

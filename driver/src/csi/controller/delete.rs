@@ -39,7 +39,7 @@ pub(super) async fn delete(
         async move {
             let calls = appliance.calls(deadline::of_work());
             let work = until_known(calls.deadline(), |_| async {
-                let Some(volume) = inner.resolve(&appliance, &calls, &id).await? else {
+                let Some(volume) = inner.resolve(&calls, &id).await? else {
                     return Ok(Done::Deleted);
                 };
                 inner.remove(&appliance, &calls, &volume, Strategy::Honoured).await.map(|()| Done::Deleted)

@@ -70,7 +70,7 @@ impl Inner {
         capability: Option<&Capability>,
     ) -> Result<Done, Failure> {
         let unknown = || Failure::volume_not_found(&id.to_string());
-        let volume = self.resolve(appliance, calls, id).await?.ok_or_else(unknown)?;
+        let volume = self.resolve(calls, id).await?.ok_or_else(unknown)?;
         let owned = self.find(appliance, calls, &volume).await?.owned(id)?;
         if let Some(capability) = capability {
             capability.check(owned.protocol)?;

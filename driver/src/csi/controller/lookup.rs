@@ -47,30 +47,19 @@ impl Finding {
         match self {
             Finding::Owned(owned) => Ok(*owned),
             Finding::Absent => Err(Failure::volume_not_found(&id.to_string())),
-            Finding::Foreign(why) => Err(Failure::volume_not_found(&id.to_string()).context_after(&why)),
+            Finding::Foreign(why) => {
+                Err(Failure::new(Kind::VolumeNotFound, format!("volume {id} does not exist: {why}")))
+            }
         }
-    }
-}
-
-impl Failure {
-    fn context_after(mut self, why: &str) -> Self {
-        self.message = format!("{}: {why}", self.message);
-        self
     }
 }
 
 impl Inner {
     /// The dataset of a volume id. None: there is no such volume. A legacy id is a bare name and is looked up.
-    pub(super) async fn resolve(
-        &self,
-        appliance: &Appliance,
-        calls: &Calls,
-        id: &VolumeId,
-    ) -> Result<Option<Volume>, Failure> {
+    pub(super) async fn resolve(&self, calls: &Calls, id: &VolumeId) -> Result<Option<Volume>, Failure> {
         if let Some(dataset) = id.dataset() {
             return Ok(Some(self.volume(id, dataset)));
         }
-        let _ = appliance;
         let filters = [
             Filter::eq(&property_path(MANAGED_BY), MANAGER),
             Filter::eq(&property_path(CSI_VOLUME_NAME), id.name()),

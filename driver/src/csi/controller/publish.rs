@@ -168,7 +168,7 @@ impl Inner {
         grants: &[&Grant],
     ) -> Result<Vec<Result<Done, Failure>>, Failure> {
         let unknown = || Failure::volume_not_found(&id.to_string());
-        let volume = self.resolve(appliance, calls, id).await?.ok_or_else(unknown)?;
+        let volume = self.resolve(calls, id).await?.ok_or_else(unknown)?;
         let hint =
             grants.iter().find_map(|g| g.hint).or_else(|| appliance.index.protocol_hint(&id.to_string()));
         let mut protocol = match hint.filter(|p| BUILT.contains(p)) {

@@ -63,7 +63,7 @@ impl Inner {
         id: &VolumeId,
         nodes: &[Option<NodeId>],
     ) -> Result<(), Failure> {
-        let Some(volume) = self.resolve(appliance, calls, id).await? else { return Ok(()) };
+        let Some(volume) = self.resolve(calls, id).await? else { return Ok(()) };
         let hint = appliance.index.protocol_hint(&id.to_string()).filter(|p| BUILT.contains(p));
         let mut protocol = match hint {
             Some(hint) => hint,

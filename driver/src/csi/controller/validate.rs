@@ -22,7 +22,7 @@ pub(super) async fn validate(
     let (appliance, id) = inner.locate(&request.volume_id).ok_or_else(unknown)?;
     appliance.check_reachable()?;
     let calls = appliance.calls(until);
-    let volume = inner.resolve(appliance, &calls, &id).await?.ok_or_else(unknown)?;
+    let volume = inner.resolve(&calls, &id).await?.ok_or_else(unknown)?;
     let owned = inner.find(appliance, &calls, &volume).await?.owned(&id)?;
     let impossible = capabilities.iter().find_map(|capability| capability.check(owned.protocol).err());
     Ok(match impossible {
