@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::guest::{APPLIANCE, output, run};
+use crate::guest::{output, run};
 
 /// The stand-in's control socket: one JSON object per line each way.
 #[derive(Clone, Debug)]
@@ -75,9 +75,4 @@ pub fn destroy_below(dataset: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A path of the appliance (`/mnt/...`) as the guest sees it.
-pub fn seen_in_guest(path: &str) -> PathBuf {
-    Path::new(APPLIANCE).join(path.trim_start_matches('/'))
 }

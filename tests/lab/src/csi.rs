@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tns_csi_proto::csi::v1::controller_client::ControllerClient;
-use tns_csi_proto::csi::v1::identity_client::IdentityClient;
 use tns_csi_proto::csi::v1::node_client::NodeClient;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -28,8 +27,6 @@ pub fn channel(socket: &Path) -> Channel {
 /// The services of one CSI socket.
 #[derive(Clone, Debug)]
 pub struct Csi {
-    /// Identity service.
-    pub identity: IdentityClient<Channel>,
     /// Controller service; answers only on the controller's socket.
     pub controller: ControllerClient<Channel>,
     /// Node service; answers only on the node agent's socket.
@@ -40,10 +37,6 @@ impl Csi {
     /// Clients of the socket.
     pub fn new(socket: &Path) -> Self {
         let channel = channel(socket);
-        Self {
-            identity: IdentityClient::new(channel.clone()),
-            controller: ControllerClient::new(channel.clone()),
-            node: NodeClient::new(channel),
-        }
+        Self { controller: ControllerClient::new(channel.clone()), node: NodeClient::new(channel) }
     }
 }

@@ -44,9 +44,13 @@ const MODULES: &[&[&str]] = &[
     &["dummy", "numdummies=0"],
 ];
 
-/// Makes everything ready up to the imported, empty pool.
+/// Makes everything ready up to the imported pool. In a guest that is prepared nothing is done.
 pub fn prepare() -> anyhow::Result<()> {
     must_be_the_guest()?;
+    let done = Path::new(RUN).join("prepared");
+    if done.exists() {
+        return Ok(());
+    }
     memory_below(RUN, "4g")?;
     memory_below(APPLIANCE, "64m")?;
     memory_below(KUBELET, "64m")?;
@@ -67,7 +71,8 @@ pub fn prepare() -> anyhow::Result<()> {
     udev()?;
     // Remembers the server's clients over restarts; without it the server cannot end its grace period early.
     run("nfsdcld", &[])?;
-    pool()
+    pool()?;
+    fs::write(&done, "").with_context(|| format!("writing {}", done.display()))
 }
 
 fn must_be_the_guest() -> anyhow::Result<()> {

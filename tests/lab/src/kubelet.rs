@@ -61,12 +61,6 @@ impl Class {
         }
     }
 
-    /// The same class with one more parameter.
-    pub fn with(mut self, key: &str, value: &str) -> Self {
-        self.parameters.insert(key.to_owned(), value.to_owned());
-        self
-    }
-
     /// Whether it is a raw block device.
     pub fn is_block(&self) -> bool {
         matches!(self.capability.access_type, Some(AccessType::Block(_)))

@@ -18,6 +18,8 @@ pub const SERVER: &str = "127.0.0.1";
 const API: &str = "127.0.0.1:8443";
 /// Where the programs lie.
 const BIN: &str = "/lab/bin";
+/// Where the appliance's JSON Schemas lie, when the host has them.
+const SCHEMAS: &str = "/lab/bin/schemas";
 
 /// Everything that runs, and the orchestrator's clients.
 #[derive(Debug)]
@@ -84,6 +86,15 @@ impl Lab {
             fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Every request and answer since the stand-in's start kept to the appliance's schemas, where they are there.
+    pub async fn must_keep_to_schemas(&self) -> anyhow::Result<()> {
+        let stats = self.control.send(serde_json::json!({"command": "stats"})).await?;
+        match stats.get("schema_violations").and_then(serde_json::Value::as_array) {
+            Some(violations) if violations.is_empty() => Ok(()),
+            violations => bail!("requests or answers break the appliance's schemas: {violations:?}"),
+        }
     }
 
     /// Nothing of a scenario may be left: no dataset, no mount, no connected controller, no dead program.
@@ -161,6 +172,9 @@ fn appliance_program(arguments: &[&str]) -> Program {
         ("--control", control_socket()),
     ] {
         command.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    if Path::new(SCHEMAS).is_dir() {
+        command.extend(words(&["--schemas", SCHEMAS]));
     }
     command.extend(words(arguments));
     program("truenas-sim", command, false)

@@ -5,6 +5,7 @@
 
 mod appliance;
 mod bench;
+mod capabilities;
 mod csi;
 mod data;
 mod demo;

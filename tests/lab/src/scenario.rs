@@ -106,7 +106,8 @@ async fn one(scenario: &Scenario, lab: &mut Option<Lab>) -> anyhow::Result<()> {
                 None => lab.insert(Lab::start().await?),
             };
             tokio::time::timeout(DEADLINE, run(lab)).await.map_err(|_| late())??;
-            lab.must_be_clean().context("passed, but left something behind")
+            lab.must_be_clean().context("passed, but left something behind")?;
+            lab.must_keep_to_schemas().await
         }
     }
 }

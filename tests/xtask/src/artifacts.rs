@@ -45,8 +45,36 @@ pub fn build(profile: Profile) -> anyhow::Result<Artifacts> {
         for program in &cargo_build(profile)? {
             install(program, &artifacts.bin)?;
         }
+        copy_schemas(&artifacts.bin.join("schemas"))?;
         Ok(artifacts)
     })
+}
+
+/// The directory of the appliance's JSON Schemas, which are not part of this repository: `TNS_CSI_SIM_SCHEMAS`, or
+/// beside the clone.
+pub fn schemas() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/truenas-api/schemas");
+    let directory = std::env::var_os("TNS_CSI_SIM_SCHEMAS").map_or_else(beside, PathBuf::from);
+    directory.canonicalize().ok().filter(|path| path.is_dir())
+}
+
+/// Copies the schemas to where the guest sees them.
+fn copy_schemas(to: &Path) -> anyhow::Result<()> {
+    let Some(from) = schemas() else {
+        println!("the appliance's schemas are not here: requests and answers are not checked against them");
+        return Ok(());
+    };
+    fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
+    for entry in fs::read_dir(&from).with_context(|| format!("reading {}", from.display()))? {
+        let path = entry.with_context(|| format!("reading {}", from.display()))?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|kind| kind == "json")) {
+            let copy = to.join(name);
+            // Written anew, since the originals may be read-only and so would be their copies.
+            let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            fs::write(&copy, text).with_context(|| format!("writing {}", copy.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The programs as last built, perhaps none, and a fresh directory for logs.

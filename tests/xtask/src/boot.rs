@@ -89,6 +89,7 @@ impl Boot<'_> {
     /// line of its output.
     pub fn run(&self, command: &[String], mut hear: impl FnMut(&str)) -> anyhow::Result<i32> {
         let kernel = self.root.kernel()?;
+        let _alone = self.alone()?;
         let kvm = self.kvm_works(&kernel)?;
         println!(
             "booting {} with {} in {} ({})",
@@ -109,6 +110,18 @@ impl Boot<'_> {
             }
         }
         bail!("the guest was not booted")
+    }
+
+    /// One guest at a time on this machine: two at once only make each other miss their deadlines. The lock ends with
+    /// the process.
+    fn alone(&self) -> anyhow::Result<File> {
+        let path = self.root.directory.with_file_name("guest.lock");
+        let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            println!("waiting for another guest on this machine to end");
+            lock.lock().with_context(|| format!("locking {}", path.display()))?;
+        }
+        Ok(lock)
     }
 
     fn once(

@@ -63,7 +63,11 @@ fn suite(suites: &mut Suites, name: &str, command: &mut Command) -> anyhow::Resu
     println!("== {name}");
     let start = Instant::now();
     // What cannot run must fail here, not be skipped.
-    command.env("TNS_CSI_NO_SKIP", "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    command.env("TNS_CSI_NO_SKIP", "1");
+    if let Some(schemas) = artifacts::schemas() {
+        command.env("TNS_CSI_SIM_SCHEMAS", schemas);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("starting {name}"))?;
     let mut count = Count::default();
     let output = child.stdout.take().context("the suite has a standard output")?;
