@@ -225,9 +225,8 @@ async fn symlinks(caller: &Caller, volume: &Volume, staging: &Path, outside: &Pa
             continue;
         }
         let rest = target.strip_prefix(link).context("the link is in front of the target")?;
-        if let Some(parent) = rest.parent() {
-            fs::create_dir_all(outside.join("deep").join(parent)).context("making what a link leads to")?;
-        }
+        let behind = outside.join("deep").join(rest.parent().unwrap_or(Path::new("")));
+        fs::create_dir_all(behind).context("making what a link leads to")?;
         fs::create_dir_all(link.parent().context("a link has a parent")?)
             .context("making a pod's directory")?;
         symlink(outside.join("deep"), link).with_context(|| format!("linking {}", link.display()))?;
