@@ -45,6 +45,14 @@ pub struct Count {
     pub failed: usize,
 }
 
+impl Count {
+    /// Reads `N passed, N failed`, the closing line of our test programs.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (passed, failed) = line.trim().split_once(" passed, ")?;
+        Some(Self { passed: passed.parse().ok()?, failed: failed.strip_suffix(" failed")?.parse().ok()? })
+    }
+}
+
 /// Prints names and what they show.
 pub fn list() {
     let all = crate::scenarios::all();
@@ -109,5 +117,34 @@ async fn one(scenario: &Scenario, lab: &mut Option<Lab>) -> anyhow::Result<()> {
             lab.must_be_clean().context("passed, but left something behind")?;
             lab.must_keep_to_schemas().await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn only_a_closing_line_counts() {
+        let count = Count::parse("12 passed, 3 failed").unwrap();
+        assert_eq!((count.passed, count.failed), (12, 3));
+        for other in [
+            "",
+            "12 passed",
+            "12 passed, 3 failed, 1 skipped",
+            "x passed, 3 failed",
+            "nfs: 1 passed, 2 failed",
+        ] {
+            assert!(Count::parse(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_scenarios_are_unique() {
+        let mut names: Vec<&str> = crate::scenarios::all().iter().map(|scenario| scenario.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
     }
 }

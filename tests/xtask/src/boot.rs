@@ -315,8 +315,12 @@ fn print_logs(directory: &Path) {
         .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
         .unwrap_or_default();
     paths.sort();
-    for path in paths.iter().filter(|path| path.is_file()) {
-        let text = tail(path, LOG_TAIL).unwrap_or_else(|error| format!("{error:#}"));
+    for path in paths {
+        if path.is_dir() {
+            print_logs(&path);
+            continue;
+        }
+        let text = tail(&path, LOG_TAIL).unwrap_or_else(|error| format!("{error:#}"));
         println!("---- the end of {}\n{text}", path.display());
     }
 }

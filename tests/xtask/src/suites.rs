@@ -18,9 +18,9 @@ pub struct Count {
 
 impl Count {
     /// Adds what one line of output reports: cargo's `test result: …` or the `N passed, N failed` with which our own
-    /// programs close.
+    /// programs close. An indented line is what a program passes on from another and counts in its own closing line.
     pub fn add_line(&mut self, line: &str) {
-        let line = line.trim();
+        let line = line.trim_end();
         let report = line
             .strip_prefix("test result: ")
             .and_then(|rest| rest.split_once(". "))
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn other_lines_count_for_nothing() {
         assert_eq!(
-            counted("3 volumes passed by\nnfs: 7 passed, 1 failed\n12\n\n1 passed\n"),
+            counted("3 volumes passed by\n  5 passed, 0 failed\nnfs: 7 passed, 1 failed\n12\n\n1 passed\n"),
             Count::default()
         );
     }
