@@ -1,17 +1,17 @@
 //! The programs that are measured, started as in an installation: appliance, controller, helper, node agent.
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use harness::address;
 use harness::control::Control;
 use harness::csi::Csi;
 use harness::orchestrator::Orchestrator;
 use harness::process::{Places, Process};
-use harness::program::{Program, RunAs, endpoint};
+use harness::program::{Program, RunAs};
 use uuid::Uuid;
 
 use crate::protocol::POOL;
@@ -61,7 +61,7 @@ impl Chain {
         fs::set_permissions(&key, Permissions::from_mode(0o400)).context("protecting the API key")?;
 
         let places = Places { logs: logs.to_owned(), scratch: work.to_owned() };
-        let api = free_port()?;
+        let api = address::free_loopback()?.to_string();
         let control_socket = work.join("control.sock");
         let appliance = Program::new("truenas-sim", &bin.join("truenas-sim"))
             .words(&["--backend", "memory", "--pool", POOL, "--truenas-version", "25.10"])
@@ -76,7 +76,7 @@ impl Chain {
         let controller_socket = work.join("csi/controller.sock");
         let controller = Program::new("controller", &bin.join("tns-csi"))
             .words(&["controller", "--cluster-id", "bench", "--log-level", LOG_LEVEL])
-            .flag("--endpoint", endpoint(&controller_socket))
+            .flag("--endpoint", address::unix(&controller_socket))
             .flag("--api-url", format!("wss://{api}/api/current"))
             .flag("--api-key-file", &key)
             .flag("--ca-file", work.join("tls/ca.pem"))
@@ -91,8 +91,8 @@ impl Chain {
         let node_socket = work.join("csi/node.sock");
         let node = Program::new("node", &bin.join("tns-csi"))
             .words(&["node", "--log-level", LOG_LEVEL])
-            .flag("--endpoint", endpoint(&node_socket))
-            .flag("--helper", endpoint(&helper_socket))
+            .flag("--endpoint", address::unix(&node_socket))
+            .flag("--helper", address::unix(&helper_socket))
             .run_as(RunAs::Powerless);
         let node = Process::start(&node, &places).await?;
         let node_csi = Csi::new(&node_socket);
@@ -145,25 +145,20 @@ async fn start_helper(
     let program = Program::new("node-helper", &bin.join("node-helper"))
         .words(&["--node-name", "bench", "--allow-uid", &nix::unistd::geteuid().to_string()])
         .words(&["--allow-server", "127.0.0.0/8", "--storage-cidr", "127.0.0.0/8"])
-        .flag("--listen", endpoint(socket))
+        .flag("--listen", address::unix(socket))
         .flag("--kubelet-root", work.join("kubelet"))
         .flag("--state-dir", work.join("helper-state"))
         .variable("RUST_LOG", LOG_LEVEL);
-    if let Ok(helper) = Process::start(&program, places).await {
-        return Ok(helper);
-    }
+    let refusal = match Process::start(&program, places).await {
+        Ok(helper) => return Ok(helper),
+        Err(error) => format!("{error:#}"),
+    };
     let configuration = work.join("helper.toml");
     fs::write(&configuration, "[tests]\nskip_host_checks = true\n")
         .with_context(|| format!("writing {}", configuration.display()))?;
     let helper = Process::start(&program.flag("--config", &configuration), places).await?;
-    notes.push(
-        "node-helper refuses this machine and runs without its checks of namespaces and capabilities".into(),
-    );
+    // Its own words are the first line of the log that the error carries.
+    let words = refusal.lines().nth(1).unwrap_or(&refusal);
+    notes.push(format!("node-helper runs without its checks of the host, which ended it here with: {words}"));
     Ok(helper)
-}
-
-/// A loopback address with a port that was free a moment ago.
-fn free_port() -> anyhow::Result<String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr().context("looking for a free port")?.to_string())
 }

@@ -2,17 +2,11 @@
 //! schemas. `truenas-sim --help` lists the commands.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use harness::control::Control;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 
-/// Time an answer may take.
-const ANSWER: Duration = Duration::from_secs(30);
 /// What a volume may have beside its dataset, each with the field that names it for people.
 const TABLES: [(&str, &str); 3] =
     [("sharing.nfs", "path"), ("nvmet.subsys", "subnqn"), ("nvmet.namespace", "device_path")];
@@ -21,12 +15,12 @@ const TABLES: [(&str, &str); 3] =
 ///
 /// # Errors
 /// The stand-in does not answer.
-pub async fn contents(control: &Path) -> anyhow::Result<BTreeSet<String>> {
-    let datasets = ask(control, &json!({"command": "datasets"})).await?;
+pub async fn contents(control: &Control) -> anyhow::Result<BTreeSet<String>> {
+    let datasets = control.send(json!({"command": "datasets"})).await?;
     let texts = datasets.as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut names: BTreeSet<String> = texts.map(|name| format!("dataset {name}")).collect();
     for (table, field) in TABLES {
-        let rows = ask(control, &json!({"command": "rows", "table": table})).await?;
+        let rows = control.send(json!({"command": "rows", "table": table})).await?;
         names.extend(
             rows.as_array()
                 .into_iter()
@@ -41,8 +35,8 @@ pub async fn contents(control: &Path) -> anyhow::Result<BTreeSet<String>> {
 ///
 /// # Errors
 /// The stand-in does not answer.
-pub async fn schema_violations(control: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let stats = ask(control, &json!({"command": "stats"})).await?;
+pub async fn schema_violations(control: &Control) -> anyhow::Result<Option<Vec<String>>> {
+    let stats = control.send(json!({"command": "stats"})).await?;
     if stats.get("schemas_checked") != Some(&json!(true)) {
         return Ok(None);
     }
@@ -55,32 +49,18 @@ pub async fn schema_violations(control: &Path) -> anyhow::Result<Option<Vec<Stri
     ))
 }
 
-async fn ask(control: &Path, command: &Value) -> anyhow::Result<Value> {
-    let doing = || format!("asking the stand-in {command}");
-    let answer = timeout(ANSWER, async {
-        let mut stream = UnixStream::connect(control).await?;
-        stream.write_all(format!("{command}\n").as_bytes()).await?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).await?;
-        std::io::Result::Ok(line)
-    });
-    let line = answer.await.with_context(doing)?.with_context(doing)?;
-    let answer: Value = serde_json::from_str(&line).with_context(doing)?;
-    match answer.get("result") {
-        Some(result) if answer.get("ok") == Some(&json!(true)) => Ok(result.clone()),
-        _ => bail!("{}: it answers {answer}", doing()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::UnixListener;
 
     use super::*;
 
     /// Answers as many commands as there are answers.
-    async fn stand_in(control: &Path, answers: Vec<Value>) {
-        let listener = UnixListener::bind(control).unwrap();
+    async fn stand_in(socket: &Path, answers: Vec<Value>) {
+        let listener = UnixListener::bind(socket).unwrap();
         for answer in answers {
             let mut stream = BufReader::new(listener.accept().await.unwrap().0);
             stream.read_line(&mut String::new()).await.unwrap();
@@ -91,15 +71,16 @@ mod tests {
     #[tokio::test]
     async fn violations_are_told_apart_from_an_unchecked_run() {
         let directory = tempfile::tempdir().unwrap();
-        let control = directory.path().join("control.sock");
+        let socket = directory.path().join("control.sock");
+        let control = Control::new(&socket);
         let stats = |checked: bool| json!({"ok": true, "result": {"schemas_checked": checked, "schema_violations": ["pool.query: x"]}});
         let answers = vec![stats(true), stats(false), json!({"ok": false, "error": "no such command"})];
         let asked = async {
             assert_eq!(schema_violations(&control).await.unwrap(), Some(vec!["pool.query: x".to_owned()]));
             assert_eq!(schema_violations(&control).await.unwrap(), None);
-            let error = schema_violations(&control).await.unwrap_err().to_string();
+            let error = format!("{:#}", schema_violations(&control).await.unwrap_err());
             assert!(error.contains("no such command"), "{error}");
         };
-        tokio::join!(stand_in(&control, answers), asked);
+        tokio::join!(stand_in(&socket, answers), asked);
     }
 }

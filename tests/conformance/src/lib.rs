@@ -9,7 +9,6 @@ pub mod cache;
 pub mod descriptor;
 pub mod golang;
 pub mod matrix;
-pub mod process;
 pub mod programs;
 pub mod report;
 pub mod sanity;

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use harness::control::Control;
+use harness::csi::Csi;
+use harness::log::log_path;
 use tns_csi_proto::csi::v1::ListVolumesRequest;
-use tns_csi_proto::csi::v1::controller_client::ControllerClient;
 
 use crate::appliance;
-use crate::process::log_path;
 use crate::programs::{self, Layout, Place, Stand};
 use crate::report::Verdict;
 use crate::sanity::{Access, Sanity};
@@ -97,7 +98,7 @@ impl Matrix {
         }
         let mut failures = Vec::new();
         if let Some(stand) = stand {
-            match appliance::schema_violations(&self.layout.control_socket()).await {
+            match appliance::schema_violations(&self.control()).await {
                 Ok(Some(violations)) => failures.extend(violations),
                 Ok(None) => println!("messages to and from the appliance were not checked: no --schemas"),
                 Err(error) => failures.push(format!("{error:#}")),
@@ -151,6 +152,10 @@ impl Matrix {
         Ok(verdict)
     }
 
+    fn control(&self) -> Control {
+        Control::new(&self.layout.control_socket())
+    }
+
     fn parameters(&self, run: &Run) -> Vec<(&'static str, String)> {
         let mut parameters = vec![
             ("protocol", run.protocol.to_owned()),
@@ -163,9 +168,8 @@ impl Matrix {
 
     /// All that volumes can leave behind: what the driver lists, what the appliance holds, paths, mounts, connections.
     async fn held(&self) -> anyhow::Result<BTreeSet<String>> {
-        let mut held = appliance::contents(&self.layout.control_socket()).await?;
-        let mut controller =
-            ControllerClient::new(programs::channel(&self.layout.controller_socket()).await?);
+        let mut held = appliance::contents(&self.control()).await?;
+        let mut controller = Csi::new(&self.layout.controller_socket()).controller;
         let volumes =
             controller.list_volumes(ListVolumesRequest::default()).await.context("listing volumes")?;
         let volumes = volumes.into_inner().entries.into_iter().filter_map(|entry| entry.volume);

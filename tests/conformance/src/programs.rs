@@ -1,31 +1,28 @@
 //! The programs under test and their places: the appliance's stand-in, the controller, the helper and the node agent,
 //! started in that order as on a real machine, two CSI sockets for csi-sanity.
 
-use std::ffi::OsString;
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use tns_csi_proto::csi::v1::ProbeRequest;
-use tns_csi_proto::csi::v1::identity_client::IdentityClient;
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tonic::transport::{Channel, Endpoint};
-
-use crate::process::{Process, Program, RunAs, log_path, tail};
+use anyhow::Context;
+use harness::address::{free_loopback, unix};
+use harness::csi::Csi;
+use harness::log::{log_path, tails};
+use harness::process::{Places, Process};
+use harness::program::{DRIVER_UID, Program, RunAs};
 
 /// Directory below the kubelet root in which csi-sanity makes its paths.
 pub const PARENT: &str = "csi-sanity";
-/// User of the driver in the lab, as in the chart.
-const DRIVER_UID: u32 = 65532;
 /// Time the controller may take to reach the appliance.
 const CONNECT: Duration = Duration::from_secs(60);
-/// Time between two questions whether it has.
-const ASK: Duration = Duration::from_millis(100);
 /// Name of the driver under test.
 const DRIVER: &str = "tns.csi.io";
+/// What the programs log: enough to see a secret where none may be.
+const LOG_LEVELS: &str =
+    "info,tns_csi=debug,truenas=debug,node_helper=debug,fake_helper=debug,truenas_sim=info";
 
 /// Names of all programs under test, as their logs are called.
 pub const NAMES: [&str; 5] = ["truenas-sim", "controller", "fake-helper", "node-helper", "node"];
@@ -131,49 +128,50 @@ impl Layout {
             Place::Host => "memory",
             Place::Lab => "zfs",
         };
-        let work = |name: &str| self.work.join(name).into_os_string();
-        let mut appliance = Words::new(&self.bin, "truenas-sim")
-            .text(&["--backend", backend, "--truenas-version", "25.10", "--pool", &self.pool])
-            .text(&["--listen", &api.to_string(), "--nvmet-port", "127.0.0.1:4420"])
-            .with("--state-dir", work("appliance"))
-            .with("--tls-dir", work("tls"))
-            .with("--control", self.control_socket().into_os_string())
-            .with("--api-key-file", self.key_file().into_os_string());
+        let work = |name: &str| self.work.join(name);
+        // The driver's programs take their log levels from their own variable, the others from RUST_LOG.
+        let program = |name: &str, file: &str, run_as: RunAs| {
+            Program::new(name, &self.bin.join(file))
+                .run_as(run_as)
+                .variable("RUST_LOG", LOG_LEVELS)
+                .variable("TNS_CSI_LOG_LEVEL", LOG_LEVELS)
+        };
+        let mut appliance = program("truenas-sim", "truenas-sim", appliance_as)
+            .words(&["--backend", backend, "--truenas-version", "25.10", "--pool", &self.pool])
+            .words(&["--listen", &api.to_string(), "--nvmet-port", "127.0.0.1:4420"])
+            .flag("--state-dir", work("appliance"))
+            .flag("--tls-dir", work("tls"))
+            .flag("--control", self.control_socket())
+            .flag("--api-key-file", self.key_file());
         if let Some(schemas) = &self.schemas {
-            appliance = appliance.with("--schemas", schemas.clone().into_os_string());
+            appliance = appliance.flag("--schemas", schemas);
         }
-        let controller = Words::new(&self.bin, "tns-csi")
-            .text(&["controller", "--driver-name", DRIVER, "--cluster-id", "conformance"])
-            .text(&["--endpoint", &unix(&self.controller_socket())])
-            .text(&["--api-url", &format!("wss://{api}/api/current")])
-            .with("--api-key-file", self.key_file().into_os_string())
-            .with("--ca-file", work("tls/ca.pem"));
+        let controller = program("controller", "tns-csi", driver_as)
+            .words(&["controller", "--driver-name", DRIVER, "--cluster-id", "conformance"])
+            .flag("--endpoint", unix(&self.controller_socket()))
+            .flag("--api-url", format!("wss://{api}/api/current"))
+            .flag("--api-key-file", self.key_file())
+            .flag("--ca-file", work("tls/ca.pem"));
         let helper_name = match self.place {
             Place::Host => "fake-helper",
             Place::Lab => "node-helper",
         };
-        let mut helper = Words::new(&self.bin, helper_name)
-            .text(&["--listen", &self.helper_endpoint(), "--node-name", "conformance"])
-            .with("--kubelet-root", self.kubelet.clone().into_os_string())
-            .with("--state-dir", work("helper-state"))
-            .with("--config", work("helper.toml"));
+        let mut helper = program(helper_name, helper_name, appliance_as)
+            .words(&["--node-name", "conformance"])
+            .flag("--listen", self.helper_endpoint())
+            .flag("--kubelet-root", &self.kubelet)
+            .flag("--state-dir", work("helper-state"))
+            .flag("--config", work("helper.toml"));
         if self.place == Place::Lab {
-            helper = helper.text(&["--driver-name", DRIVER, "--allow-uid", &DRIVER_UID.to_string()]).text(&[
-                "--allow-server",
-                "127.0.0.0/8",
-                "--storage-cidr",
-                "127.0.0.0/8",
-            ]);
+            helper = helper
+                .words(&["--driver-name", DRIVER, "--allow-uid", &DRIVER_UID.to_string()])
+                .words(&["--allow-server", "127.0.0.0/8", "--storage-cidr", "127.0.0.0/8"]);
         }
-        let node = Words::new(&self.bin, "tns-csi")
-            .text(&["node", "--driver-name", DRIVER, "--helper", &self.helper_endpoint()])
-            .text(&["--endpoint", &unix(&self.node_socket())]);
-        vec![
-            Program { name: "truenas-sim", command: appliance.0, run_as: appliance_as },
-            Program { name: "controller", command: controller.0, run_as: driver_as },
-            Program { name: helper_name, command: helper.0, run_as: appliance_as },
-            Program { name: "node", command: node.0, run_as: driver_as },
-        ]
+        let node = program("node", "tns-csi", driver_as)
+            .words(&["node", "--driver-name", DRIVER])
+            .flag("--helper", self.helper_endpoint())
+            .flag("--endpoint", unix(&self.node_socket()));
+        vec![appliance, controller, helper, node]
     }
 }
 
@@ -191,18 +189,21 @@ impl Stand {
     pub async fn start(layout: &Layout) -> anyhow::Result<Self> {
         layout.prepare()?;
         let mut processes = Vec::new();
-        for program in layout.programs(free_port()?) {
-            processes.push(Process::start(&program, &layout.logs, &layout.work).await?);
+        let places = Places { logs: layout.logs.clone(), scratch: layout.work.clone() };
+        for program in layout.programs(free_loopback()?) {
+            processes.push(Process::start(&program, &places).await?);
         }
         for socket in [layout.controller_socket(), layout.node_socket()] {
-            probe_until_ready(&socket).await?;
+            let probed = Csi::new(&socket).probed(CONNECT).await;
+            probed.with_context(|| socket.display().to_string())?;
         }
         Ok(Self { processes })
     }
 
     /// Names of the programs that have ended by themselves.
-    pub fn dead(&mut self) -> Vec<&'static str> {
-        self.processes.iter_mut().filter_map(|process| (!process.running()).then(|| process.name())).collect()
+    pub fn dead(&mut self) -> Vec<String> {
+        let dead = self.processes.iter_mut().filter_map(|process| (!process.running()).then_some(process));
+        dead.map(|process| process.name().to_owned()).collect()
     }
 
     /// Ends all of them at once, so that others can start in their place.
@@ -210,8 +211,8 @@ impl Stand {
     /// # Errors
     /// One of them does not go.
     pub async fn kill(self) -> anyhow::Result<()> {
-        for process in self.processes.into_iter().rev() {
-            process.kill().await?;
+        for mut process in self.processes.into_iter().rev() {
+            process.crash().await?;
         }
         Ok(())
     }
@@ -219,7 +220,7 @@ impl Stand {
     /// Ends all of them, last started first; tells everything that went wrong.
     pub async fn stop(self) -> Vec<String> {
         let mut failures = Vec::new();
-        for process in self.processes.into_iter().rev() {
+        for mut process in self.processes.into_iter().rev() {
             if let Err(error) = process.stop().await {
                 failures.push(format!("{error:#}"));
             }
@@ -238,45 +239,7 @@ pub fn clear_logs(layout: &Layout) {
 /// The end of every program's log.
 #[must_use]
 pub fn log_tails(layout: &Layout) -> String {
-    let paths = NAMES.iter().map(|name| log_path(&layout.logs, name)).filter(|path| path.exists());
-    paths.map(|path| format!("---- the end of {}\n{}\n", path.display(), tail(&path, 6_000))).collect()
-}
-
-/// A channel to a unix socket.
-///
-/// # Errors
-/// Nobody answers there.
-pub async fn channel(socket: &Path) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(unix(socket)).context("naming the socket")?;
-    endpoint.connect().await.with_context(|| format!("connecting to {}", socket.display()))
-}
-
-async fn probe_until_ready(socket: &Path) -> anyhow::Result<()> {
-    let mut identity = IdentityClient::new(channel(socket).await?);
-    let deadline = Instant::now() + CONNECT;
-    let mut tick = interval(ASK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let said = match identity.probe(ProbeRequest {}).await {
-            Ok(response) if response.get_ref().ready.unwrap_or(true) => return Ok(()),
-            Ok(_) => "not ready".to_owned(),
-            Err(status) => format!("{:?}: {}", status.code(), status.message()),
-        };
-        if Instant::now() > deadline {
-            bail!("{} still answers Probe with {said} after {} s", socket.display(), CONNECT.as_secs());
-        }
-    }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    listener.local_addr().context("looking for a free port")
-}
-
-fn unix(path: &Path) -> String {
-    format!("unix://{}", path.display())
+    tails(&layout.logs, &NAMES, 6_000)
 }
 
 fn directory(path: &Path, owner: Option<u32>, mode: u32) -> anyhow::Result<()> {
@@ -290,23 +253,4 @@ fn owned(path: &Path, owner: Option<u32>, mode: u32) -> anyhow::Result<()> {
     }
     fs::set_permissions(path, Permissions::from_mode(mode))
         .with_context(|| format!("setting the mode of {}", path.display()))
-}
-
-/// A command line in the making.
-struct Words(Vec<OsString>);
-
-impl Words {
-    fn new(bin: &Path, program: &str) -> Self {
-        Self(vec![bin.join(program).into_os_string()])
-    }
-
-    fn text(mut self, words: &[&str]) -> Self {
-        self.0.extend(words.iter().map(OsString::from));
-        self
-    }
-
-    fn with(mut self, flag: &str, value: OsString) -> Self {
-        self.0.extend([OsString::from(flag), value]);
-        self
-    }
 }

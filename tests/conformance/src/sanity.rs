@@ -6,10 +6,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use harness::log::{log_path, tail};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::process::{log_path, tail};
 use crate::programs::Layout;
 use crate::report::{self, Verdict};
 

@@ -9,6 +9,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Time an answer may take; `restart` answers when all is served again.
+const ANSWER: Duration = Duration::from_secs(120);
 
 /// The stand-in's control socket.
 #[derive(Clone, Debug)]
@@ -47,17 +51,22 @@ impl Control {
     /// Sends a command and returns its result.
     ///
     /// # Errors
-    /// Nobody answers there, or the command is refused.
+    /// Nobody answers there in time, or the command is refused.
     pub async fn send(&self, command: Value) -> anyhow::Result<Value> {
+        let doing = || format!("control command {command}");
+        let line = timeout(ANSWER, self.exchange(&command)).await.with_context(doing)?.with_context(doing)?;
+        answer(&line).with_context(doing)
+    }
+
+    async fn exchange(&self, command: &Value) -> anyhow::Result<String> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .with_context(|| format!("connecting to {}", self.socket.display()))?;
         let (reader, mut writer) = stream.into_split();
-        writer.write_all(format!("{command}\n").as_bytes()).await.context("sending a control command")?;
+        writer.write_all(format!("{command}\n").as_bytes()).await.context("sending it")?;
         let mut line = String::new();
-        let read = BufReader::new(reader).read_line(&mut line).await;
-        read.context("reading the answer to a control command")?;
-        answer(&line).with_context(|| format!("control command {command}"))
+        BufReader::new(reader).read_line(&mut line).await.context("reading the answer")?;
+        Ok(line)
     }
 
     /// Delays every call by whole milliseconds.

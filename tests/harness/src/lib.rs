@@ -7,6 +7,7 @@
 //! | module | question it answers |
 //! |---|---|
 //! | [`program`] | what to start, as whom, with which words |
+//! | [`address`] | where it listens |
 //! | [`process`] | how it is started, watched and ended |
 //! | [`status`] | what the kernel says of a process |
 //! | [`log`] | what it printed |
@@ -16,6 +17,7 @@
 //! | [`control`] | how the stand-in appliance is steered and read |
 //! | [`wait`] | how a state is awaited |
 
+pub mod address;
 pub mod control;
 pub mod csi;
 pub mod log;

@@ -19,14 +19,11 @@ pub fn tail(path: &Path, bytes: usize) -> String {
     }
 }
 
-/// The ends of the logs of the programs called `names`, each with its path.
+/// The ends of those logs of the programs called `names` that exist, each with its path.
 #[must_use]
 pub fn tails(logs: &Path, names: &[&str], bytes: usize) -> String {
-    let tail_of = |name: &&str| {
-        let path = log_path(logs, name);
-        format!("---- the end of {}\n{}\n", path.display(), tail(&path, bytes))
-    };
-    names.iter().map(tail_of).collect()
+    let paths = names.iter().map(|name| log_path(logs, name)).filter(|path| path.exists());
+    paths.map(|path| format!("---- the end of {}\n{}\n", path.display(), tail(&path, bytes))).collect()
 }
 
 #[cfg(test)]
@@ -38,6 +35,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(log_path(directory.path(), "a"), "grün\n").unwrap();
         assert_eq!(tail(&log_path(directory.path(), "a"), 3), "\u{fffd}n\n");
-        assert!(tails(directory.path(), &["a", "b"], 100).contains("cannot be read"));
+        assert!(tail(&log_path(directory.path(), "b"), 3).contains("cannot be read"));
+        let tails = tails(directory.path(), &["a", "b"], 100);
+        assert!(tails.contains("a.log\ngrün\n") && !tails.contains("b.log"), "{tails}");
     }
 }

@@ -65,7 +65,14 @@ impl Process {
         let words = program.command_line();
         let (first, rest) = words.split_first().context("a program has a path")?;
         let begun = Instant::now();
-        let mut child = Command::new(first)
+        let mut command = Command::new(first);
+        // The caller's own settings must not change what is tested or measured.
+        for (variable, _) in std::env::vars_os() {
+            if variable == "CSI_ENDPOINT" || variable.as_encoded_bytes().starts_with(b"TNS_CSI_") {
+                command.env_remove(variable);
+            }
+        }
+        let mut child = command
             .args(rest)
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")

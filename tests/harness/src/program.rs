@@ -55,7 +55,7 @@ impl Program {
         self.words(&[OsStr::new(flag), value.as_ref()])
     }
 
-    /// With a variable in its environment.
+    /// With a variable in its environment. What the caller has of the driver's own variables is not handed on.
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().to_owned()));
@@ -89,12 +89,6 @@ fn prefix(run_as: RunAs, root: bool) -> Vec<String> {
     };
     let less = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--"].map(str::to_owned);
     ["setpriv".to_owned()].into_iter().chain(user).chain(less).collect()
-}
-
-/// The `unix://` form of a socket's path, as CSI endpoints are written.
-#[must_use]
-pub fn endpoint(socket: &Path) -> String {
-    format!("unix://{}", socket.display())
 }
 
 #[cfg(test)]
