@@ -48,7 +48,7 @@ pub struct Cli {
     #[arg(long, env = "TNS_CSI_STORAGE_CIDR", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     pub storage_cidr: Vec<IpNet>,
 
-    /// Configuration file (TOML) with further settings: [paths] extra_parents, [tools] directories, [tests].
+    /// Configuration file (TOML) with further settings: paths.extra_parents, tools.directories, tests.*
     #[arg(long, env = "TNS_CSI_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
