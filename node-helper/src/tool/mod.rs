@@ -7,6 +7,8 @@ mod error;
 mod run;
 
 pub use error::ToolError;
+#[cfg(test)]
+pub(crate) use run::starting;
 pub use run::{Input, Invocation, Output, Privilege};
 
 use std::collections::BTreeMap;

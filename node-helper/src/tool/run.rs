@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -36,6 +37,14 @@ const STDOUT_LIMIT: usize = 64 * 1024;
 const STDERR_LIMIT: usize = 4 * 1024;
 /// How long a killed program may take to be gone before it counts as stuck in the kernel.
 const DEATH: Duration = Duration::from_secs(2);
+
+/// Keeps starts of programs apart: `spawn` returns when the program has been executed, and until then the child holds a
+/// copy of every descriptor of this process. Were another program started meanwhile, it could find a device in use
+/// that was closed here long ago.
+pub(crate) fn starting() -> MutexGuard<'static, ()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a program finds as its standard input.
 #[derive(Debug)]
@@ -95,7 +104,10 @@ impl Tools {
         let tool = invocation.tool;
         let mut command = self.command(invocation)?;
         let start = |source| ToolError::Start { tool, source };
-        let mut child = command.spawn().map_err(start)?;
+        let mut child = {
+            let _alone = starting();
+            command.spawn().map_err(start)?
+        };
         // The builder holds this side's copy of the descriptor that became standard input.
         drop(command);
         let group = child.id();

@@ -31,6 +31,7 @@ use crate::paths::{KubeletRoot, Layout, Place};
 use crate::servers::AllowedServers;
 use crate::service::Service;
 use crate::source::VolumeId;
+use crate::tool::starting;
 
 pub(super) const MIB: u64 = 1 << 20;
 /// Size of every test volume.
@@ -71,6 +72,7 @@ struct Disk {
 impl Disk {
     fn new(file: PathBuf, size: u64) -> Self {
         File::create(&file).and_then(|file| file.set_len(size)).expect("a sparse file");
+        let _alone = starting();
         let output = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().expect("losetup");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let node = PathBuf::from(String::from_utf8(output.stdout).expect("text").trim());
@@ -91,6 +93,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        let _alone = starting();
         let _ = Command::new("losetup").arg("--detach").arg(&self.node).status();
     }
 }
@@ -303,6 +306,7 @@ impl TestHost {
             .open(&disk.file)
             .and_then(|file| file.set_len(size))
             .expect("grown");
+        let _alone = starting();
         let status = Command::new("losetup").arg("--set-capacity").arg(&disk.node).status().expect("losetup");
         assert!(status.success());
     }
