@@ -19,6 +19,8 @@ use crate::volume::{Call, Expand, Publish, Stage, StageAccess, Stats, Unpublish,
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(110_000);
 /// Longest time that is granted.
 const MAX_TIMEOUT: Duration = Duration::from_millis(600_000);
+/// Most time that is kept for taking back what was begun and for answering, out of a request's own.
+const MAX_MARGIN: Duration = Duration::from_secs(5);
 
 fn call<M: Message>(message: &M, timeout_ms: u32) -> Call {
     let timeout = match timeout_ms {
@@ -26,9 +28,12 @@ fn call<M: Message>(message: &M, timeout_ms: u32) -> Call {
         milliseconds => Duration::from_millis(u64::from(milliseconds)).min(MAX_TIMEOUT),
     };
     let now = Instant::now();
-    let deadline = now.checked_add(timeout).unwrap_or(now);
-    // A hash, because the message may carry secrets and the registry keeps this while the work runs.
-    Call { deadline, fingerprint: Sha256::digest(message.encode_to_vec()).to_vec() }
+    Call {
+        deadline: now.checked_add(timeout - (timeout / 10).min(MAX_MARGIN)).unwrap_or(now),
+        answer_by: now.checked_add(timeout).unwrap_or(now),
+        // A hash, because the message may carry secrets and the registry keeps this while the work runs.
+        fingerprint: Sha256::digest(message.encode_to_vec()).to_vec(),
+    }
 }
 
 fn invalid(error: &PathError) -> Failure {
@@ -265,6 +270,8 @@ mod tests {
         assert_eq!(first.fingerprint, again.fingerprint);
         assert_ne!(first.fingerprint, other.fingerprint);
         assert!(again.deadline < first.deadline);
+        assert!(first.answer_by - first.deadline == MAX_MARGIN, "the work's last words arrive in time");
+        assert!(again.deadline < again.answer_by);
     }
 
     #[test]

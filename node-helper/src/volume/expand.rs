@@ -26,7 +26,7 @@ impl Volumes {
         let volume = request.volume.clone();
         let deadline = call.deadline;
         let work = async move { Box::pin(this.expand_now(request, deadline)).await.map(Done::Expanded) };
-        match self.operations.run(&volume, "ExpandVolume", call.fingerprint, deadline, work).await? {
+        match self.operations.run(&volume, "ExpandVolume", call.fingerprint, call.answer_by, work).await? {
             Done::Expanded(expanded) => Ok(expanded),
             _ => Err(unexpected("ExpandVolume")),
         }

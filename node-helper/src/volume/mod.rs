@@ -45,8 +45,11 @@ const UNDO: Duration = Duration::from_secs(30);
 /// What every call brings beside its fields.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// When the caller stops waiting; also the bound of the work's own waits.
+    /// Bound of the work's own waits: early enough before [`answer_by`](Self::answer_by) that the caller reads what
+    /// the work saw last, and not a bare timeout.
     pub deadline: Instant,
+    /// When the caller stops waiting.
+    pub answer_by: Instant,
     /// Equal for requests that ask for the same.
     pub fingerprint: Vec<u8>,
 }

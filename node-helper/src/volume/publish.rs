@@ -27,7 +27,7 @@ impl Volumes {
         let volume = request.volume.clone();
         let deadline = call.deadline;
         let work = async move { Box::pin(this.publish_now(request, deadline)).await.map(Done::Text) };
-        match self.operations.run(&volume, "PublishVolume", call.fingerprint, deadline, work).await? {
+        match self.operations.run(&volume, "PublishVolume", call.fingerprint, call.answer_by, work).await? {
             Done::Text(text) => Ok(text),
             _ => Err(unexpected("PublishVolume")),
         }

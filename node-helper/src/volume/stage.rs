@@ -30,7 +30,7 @@ impl Volumes {
         let volume = request.volume.clone();
         let deadline = call.deadline;
         let work = async move { Box::pin(this.stage_now(request, deadline)).await.map(Done::Staged) };
-        match self.operations.run(&volume, "StageVolume", call.fingerprint, deadline, work).await? {
+        match self.operations.run(&volume, "StageVolume", call.fingerprint, call.answer_by, work).await? {
             Done::Staged(staged) => Ok(staged),
             _ => Err(unexpected("StageVolume")),
         }

@@ -43,7 +43,7 @@ impl Volumes {
         let key = format!("{} at {}", request.volume, request.path.relative());
         let deadline = call.deadline;
         let work = async move { Box::pin(this.stats_now(request, deadline)).await };
-        self.statistics.run(&key, "GetVolumeStats", Vec::new(), deadline, work).await
+        self.statistics.run(&key, "GetVolumeStats", Vec::new(), call.answer_by, work).await
     }
 
     async fn stats_now(

@@ -23,7 +23,7 @@ impl Volumes {
         let volume = request.volume.clone();
         let deadline = call.deadline;
         let work = async move { Box::pin(this.unpublish_now(request, deadline)).await.map(Done::Text) };
-        match self.operations.run(&volume, "UnpublishVolume", call.fingerprint, deadline, work).await? {
+        match self.operations.run(&volume, "UnpublishVolume", call.fingerprint, call.answer_by, work).await? {
             Done::Text(text) => Ok(text),
             _ => Err(unexpected("UnpublishVolume")),
         }
