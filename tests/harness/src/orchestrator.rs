@@ -170,8 +170,7 @@ impl Orchestrator {
 }
 
 /// The request that the provisioner sends.
-#[must_use]
-pub fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequest {
+fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequest {
     CreateVolumeRequest {
         name: name.to_owned(),
         capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),

@@ -130,6 +130,16 @@ impl Process {
         Status::of(self.pid).with_context(|| format!("asking for the status of {}", self.name()))
     }
 
+    /// One field of what the kernel says of it, as it is written, e.g. `Uid` or `CapEff`.
+    ///
+    /// # Errors
+    /// It has ended, or there is no such field.
+    pub fn field(&self, name: &str) -> anyhow::Result<String> {
+        let status = self.status()?;
+        let value = status.field(name).map(str::to_owned);
+        value.with_context(|| format!("no {name} in the status of {}", self.name()))
+    }
+
     /// Sends a signal, e.g. SIGSTOP and SIGCONT; nothing when it has ended.
     ///
     /// # Errors
