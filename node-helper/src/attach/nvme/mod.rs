@@ -198,7 +198,9 @@ impl Nvme {
     pub async fn disconnect(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
         // What is queued never begins; what is in the kernel is waited for, since it cannot be called back.
         let late = |what| AttachError::Deadline { what, nqn: nqn.clone() };
-        self.refuse_if_used(nqn).await?;
+        if !self.controllers(nqn).await?.is_empty() {
+            self.refuse_if_used(nqn).await?;
+        }
         self.running.call_off(nqn);
         let mut outcome = self.delete_controllers(nqn, deadline).await?;
         timeout_at(deadline, self.running.idle(nqn)).await.map_err(|_| late("connecting to a portal"))?;
@@ -217,9 +219,6 @@ impl Nvme {
     }
 
     async fn refuse_if_used(&self, nqn: &Nqn) -> Result<(), AttachError> {
-        if self.controllers(nqn).await?.is_empty() {
-            return Ok(());
-        }
         let mut users = Vec::new();
         for (name, number) in self.devices.of_subsystem(nqn).await? {
             users.extend(self.devices.users_of(name, number).await?);
@@ -228,10 +227,13 @@ impl Nvme {
     }
 
     async fn delete_controllers(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
-        // Asked right before each effect: while this waited, another volume of the subsystem may have come into use.
-        self.refuse_if_used(nqn).await?;
         let controllers = self.controllers(nqn).await?;
-        let outcome = if controllers.is_empty() { Detached::Already } else { Detached::Done };
+        if controllers.is_empty() {
+            return Ok(Detached::Already);
+        }
+        // Asked right before each effect, and after the controllers were read: one that a connect makes meanwhile, and
+        // whose device may be used at once, is not among those that go.
+        self.refuse_if_used(nqn).await?;
         let mut deletions = JoinSet::new();
         for controller in
             controllers.into_iter().filter(|controller| controller.state != ControllerState::Deleting)
@@ -245,7 +247,7 @@ impl Nvme {
         {
             deleted??;
         }
-        Ok(outcome)
+        Ok(Detached::Done)
     }
 
     /// Asks every live path for new namespaces and sizes. Namespace events may be lost, so a caller that misses one

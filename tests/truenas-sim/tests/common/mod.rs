@@ -1,6 +1,7 @@
 //! A plain client of the API for tests: one socket, calls by hand.
 #![allow(dead_code)]
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,13 +74,15 @@ pub async fn get(appliance: &Appliance, path: &str) -> (String, String) {
 pub struct Client {
     pub socket: WebSocketStream<Box<dyn Wire>>,
     next: u64,
+    /// What arrived while the answer to a call was waited for: events overtake answers.
+    early: VecDeque<Value>,
 }
 
 impl Client {
     pub async fn open(appliance: &Appliance) -> Self {
         let stream = tls(appliance).await;
         let (socket, _) = tokio_tungstenite::client_async(appliance.url(), stream).await.unwrap();
-        Self { socket, next: 1 }
+        Self { socket, next: 1, early: VecDeque::new() }
     }
 
     pub async fn login(appliance: &Appliance) -> Self {
@@ -113,8 +116,16 @@ impl Client {
         tokio::time::timeout(DEADLINE, self.socket.next()).await.expect("no frame in time")?.ok()
     }
 
-    /// The next text frame as JSON.
+    /// The next message that no call has taken.
     pub async fn next(&mut self) -> Option<Value> {
+        match self.early.pop_front() {
+            Some(message) => Some(message),
+            None => self.receive().await,
+        }
+    }
+
+    /// The next text frame as JSON.
+    async fn receive(&mut self) -> Option<Value> {
         loop {
             match self.frame().await? {
                 Message::Text(text) => return Some(serde_json::from_str(&text).unwrap()),
@@ -128,10 +139,11 @@ impl Client {
     pub async fn call(&mut self, method: &str, params: Value) -> Option<Value> {
         let id = self.send(method, params).await;
         loop {
-            let message = self.next().await?;
+            let message = self.receive().await?;
             if message["id"] == id {
                 return Some(message);
             }
+            self.early.push_back(message);
         }
     }
 
