@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use harness::wait;
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use uuid::Uuid;
 
 use crate::guest::{RUN, run as command};
 use crate::kubelet::{Class, GIB, Volume};
 use crate::lab::Lab;
-use crate::wait;
 
 /// Volumes on each side.
 const ROUNDS: usize = 9;
@@ -28,7 +28,7 @@ pub async fn run() -> anyhow::Result<bool> {
     let mut lab = Lab::start().await?;
     let measured = measure(&lab).await;
     if measured.is_err() {
-        println!("{}", crate::process::log_tails());
+        println!("{}", crate::logs::log_tails());
     }
     let (driver, bare) = measured?;
     let ratio = driver.as_secs_f64() / bare.as_secs_f64();
@@ -41,12 +41,17 @@ pub async fn run() -> anyhow::Result<bool> {
     for (name, process, target) in
         [("node agent", &lab.node, 10), ("node-helper", &lab.helper, 10), ("controller", &lab.controller, 15)]
     {
-        let resident = process.status("VmRSS")?;
-        let kib: u64 =
-            resident.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
-        let mib = kib as f64 / 1024.0;
-        let verdict = if mib <= f64::from(target) { "ok" } else { "OVER" };
-        println!("  resident memory of {name:<14} {mib:>8.1} MiB   target {target}  {verdict}");
+        let mib = |field: &str| -> anyhow::Result<f64> {
+            let text = process.field(field)?;
+            let kib = text.split_whitespace().next().and_then(|word| word.parse::<u32>().ok());
+            Ok(f64::from(kib.with_context(|| format!("{field} is {text:?}"))?) / 1024.0)
+        };
+        let (all, own) = (mib("VmRSS")?, mib("RssAnon")?);
+        let verdict = if all <= f64::from(target) { "ok" } else { "OVER" };
+        println!(
+            "  resident memory of {name:<14} {all:>8.1} MiB   target {target}  {verdict}  ({own:.1} MiB its own, the \
+             rest its program file)"
+        );
     }
     for (name, process) in [("node agent", &lab.node), ("node-helper", &lab.helper)] {
         let took = process.ready_after.as_millis();

@@ -5,18 +5,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use harness::control::Figures;
+use harness::process::Process;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 
-use crate::appliance::{self, Figures};
+use crate::appliance;
 use crate::capabilities;
 use crate::data;
 use crate::guest::{PARENT, run as command};
 use crate::kubelet::{Class, GIB, Volume};
 use crate::lab::Lab;
-use crate::process::Process;
 
 const POD: &str = "6d5f5f0e-3c57-4f0d-9b2f-0a8f4c1e7d01";
 /// What is written and read back, in bytes.
@@ -39,7 +40,7 @@ pub async fn run() -> anyhow::Result<()> {
     println!("sequential hops reached the appliance.");
     let result = chapters(&lab).await;
     if let Err(error) = result {
-        println!("{}", crate::process::log_tails());
+        println!("{}", crate::logs::log_tails());
         return Err(error);
     }
     empty(&lab).await?;
@@ -189,9 +190,9 @@ impl<'a> Chapter<'a> {
             ("node-helper", &self.lab.helper),
         ];
         for (name, process) in programs {
-            let uids = process.status("Uid")?;
+            let uids = process.field("Uid")?;
             let uid = uids.split_whitespace().nth(1).unwrap_or("?");
-            let effective = capabilities::names(&process.status("CapEff")?)?;
+            let effective = capabilities::names(&process.field("CapEff")?)?;
             let held = if effective.is_empty() { "none".to_owned() } else { effective.join(", ") };
             println!("      meanwhile: {name} has effective uid {uid}, capabilities: {held}");
         }

@@ -27,8 +27,6 @@ pub const KUBELET: &str = "/var/lib/kubelet";
 pub const OTHER_ADDRESS: &str = "198.51.100.2";
 /// Where the kernel's NFS code talks to its daemons.
 const PIPES: &str = "/run/rpc_pipefs";
-/// User that the driver runs as.
-pub const DRIVER_UID: u32 = 65532;
 
 /// Kernel modules of both sides; the guest's udev loads none by itself.
 const MODULES: &[&[&str]] = &[

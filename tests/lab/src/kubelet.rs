@@ -6,91 +6,30 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
-use tns_csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use harness::orchestrator::Orchestrator;
+pub use harness::orchestrator::{Class, GIB, Volume};
+use harness::paths;
+use tns_csi_proto::csi::v1::node_client::NodeClient;
 use tns_csi_proto::csi::v1::{
-    CapacityRange, ControllerExpandVolumeRequest, ControllerPublishVolumeRequest,
-    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, NodeExpandVolumeRequest,
-    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-    NodeUnstageVolumeRequest, VolumeCapability, VolumeUsage,
+    CapacityRange, NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
+    VolumeUsage,
 };
 use tonic::Status;
+use tonic::transport::Channel;
 
-use crate::csi::Csi;
-use crate::paths;
+use crate::guest::{PARENT, POOL};
+use crate::lab::SERVER;
 
 /// The driver's name.
 pub const DRIVER: &str = "tns.csi.io";
-/// One GiB in bytes.
-pub const GIB: i64 = 1 << 30;
-
-/// What a StorageClass and a claim ask for.
-#[derive(Clone, Debug)]
-pub struct Class {
-    /// Parameters of the StorageClass.
-    pub parameters: BTreeMap<String, String>,
-    /// How the volume is accessed.
-    pub capability: VolumeCapability,
-}
-
-impl Class {
-    /// A class with a mounted file system; an empty `fs_type` leaves the choice to the driver.
-    pub fn mount(protocol: &str, fs_type: &str, mode: Mode) -> Self {
-        let mount = MountVolume { fs_type: fs_type.to_owned(), ..MountVolume::default() };
-        Self::new(protocol, AccessType::Mount(mount), mode)
-    }
-
-    /// A class with a raw block device.
-    pub fn block(protocol: &str, mode: Mode) -> Self {
-        Self::new(protocol, AccessType::Block(BlockVolume {}), mode)
-    }
-
-    fn new(protocol: &str, access: AccessType, mode: Mode) -> Self {
-        let parameters = [
-            ("protocol", protocol),
-            ("pool", crate::guest::POOL),
-            ("parentDataset", crate::guest::PARENT),
-            ("server", crate::lab::SERVER),
-        ];
-        Self {
-            parameters: parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            capability: VolumeCapability {
-                access_mode: Some(AccessMode { mode: mode.into() }),
-                access_type: Some(access),
-            },
-        }
-    }
-
-    /// Whether it is a raw block device.
-    pub fn is_block(&self) -> bool {
-        matches!(self.capability.access_type, Some(AccessType::Block(_)))
-    }
-}
-
-/// A volume as the orchestrator remembers it.
-#[derive(Clone, Debug)]
-pub struct Volume {
-    /// Name of the PersistentVolume.
-    pub name: String,
-    /// The driver's id.
-    pub id: String,
-    /// Class it was made of.
-    pub class: Class,
-    /// Size in bytes.
-    pub capacity: i64,
-    /// What the driver wants to see again at the node.
-    pub context: BTreeMap<String, String>,
-    /// What the last attach gave.
-    pub publish_context: BTreeMap<String, String>,
-}
-
 /// The orchestrator with one node.
 #[derive(Clone, Debug)]
 pub struct Kubelet {
-    /// Services on the controller's socket.
-    pub controller: Csi,
-    /// Services on the node agent's socket.
-    pub node: Csi,
+    /// The sidecars of the controller.
+    pub sidecars: Orchestrator,
+    /// The node agent.
+    pub node: NodeClient<Channel>,
     /// Id of the node, as the node agent gave it.
     pub node_id: String,
     /// kubelet's directory.
@@ -98,20 +37,10 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// CreateVolume.
+    /// CreateVolume in the lab's pool.
     pub async fn create(&self, name: &str, class: &Class, bytes: i64) -> Result<Volume, Status> {
-        let request = create_request(name, class, bytes);
-        let response = self.controller.controller.clone().create_volume(request).await?.into_inner();
-        let volume =
-            response.volume.ok_or_else(|| Status::internal("CreateVolume answered without a volume"))?;
-        Ok(Volume {
-            name: name.to_owned(),
-            id: volume.volume_id,
-            class: class.clone(),
-            capacity: volume.capacity_bytes,
-            context: volume.volume_context,
-            publish_context: BTreeMap::new(),
-        })
+        let class = class.clone().with("pool", POOL).with("parentDataset", PARENT).with("server", SERVER);
+        self.sidecars.create(name, &class, bytes).await
     }
 
     /// ControllerPublishVolume to this node.
@@ -126,15 +55,7 @@ impl Kubelet {
         volume: &Volume,
         node_id: &str,
     ) -> Result<BTreeMap<String, String>, Status> {
-        let request = ControllerPublishVolumeRequest {
-            volume_id: volume.id.clone(),
-            node_id: node_id.to_owned(),
-            volume_capability: Some(volume.class.capability.clone()),
-            volume_context: volume.context.clone(),
-            ..ControllerPublishVolumeRequest::default()
-        };
-        let response = self.controller.controller.clone().controller_publish_volume(request).await?;
-        Ok(response.into_inner().publish_context)
+        self.sidecars.attach(volume, node_id).await
     }
 
     /// ControllerUnpublishVolume from this node.
@@ -144,12 +65,7 @@ impl Kubelet {
 
     /// ControllerUnpublishVolume from a node by its id.
     pub async fn detach_from(&self, volume: &Volume, node_id: &str) -> Result<(), Status> {
-        let request = ControllerUnpublishVolumeRequest {
-            volume_id: volume.id.clone(),
-            node_id: node_id.to_owned(),
-            ..ControllerUnpublishVolumeRequest::default()
-        };
-        self.controller.controller.clone().controller_unpublish_volume(request).await.map(drop)
+        self.sidecars.detach(volume, node_id).await
     }
 
     /// NodeStageVolume, in the directory that kubelet makes for it.
@@ -173,7 +89,7 @@ impl Kubelet {
             volume_context: volume.context.clone(),
             ..NodeStageVolumeRequest::default()
         };
-        self.node.node.clone().node_stage_volume(request).await.map(drop)
+        self.node.clone().node_stage_volume(request).await.map(drop)
     }
 
     /// NodeUnstageVolume; then kubelet removes the directory.
@@ -181,7 +97,7 @@ impl Kubelet {
         let path = self.staging_path(volume);
         let request =
             NodeUnstageVolumeRequest { volume_id: volume.id.clone(), staging_target_path: text(&path) };
-        self.node.node.clone().node_unstage_volume(request).await?;
+        self.node.clone().node_unstage_volume(request).await?;
         // Never with what is in it: a volume that is still mounted would be emptied.
         match fs::remove_dir(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(local(&path, &error)),
@@ -204,7 +120,7 @@ impl Kubelet {
             volume_context: volume.context.clone(),
             ..NodePublishVolumeRequest::default()
         };
-        self.node.node.clone().node_publish_volume(request).await?;
+        self.node.clone().node_publish_volume(request).await?;
         Ok(target)
     }
 
@@ -214,20 +130,12 @@ impl Kubelet {
             volume_id: volume.id.clone(),
             target_path: text(&self.target_path(volume, pod)),
         };
-        self.node.node.clone().node_unpublish_volume(request).await.map(drop)
+        self.node.clone().node_unpublish_volume(request).await.map(drop)
     }
 
     /// ControllerExpandVolume, then NodeExpandVolume when the driver asks for it. `pod` is where it is published.
     pub async fn expand(&self, volume: &mut Volume, pod: &str, bytes: i64) -> Result<(), Status> {
-        let range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
-        let request = ControllerExpandVolumeRequest {
-            volume_id: volume.id.clone(),
-            capacity_range: range,
-            volume_capability: Some(volume.class.capability.clone()),
-            ..ControllerExpandVolumeRequest::default()
-        };
-        let response =
-            self.controller.controller.clone().controller_expand_volume(request).await?.into_inner();
+        let response = self.sidecars.expand(volume, bytes).await?;
         volume.capacity = response.capacity_bytes;
         if response.node_expansion_required {
             let request = NodeExpandVolumeRequest {
@@ -238,7 +146,7 @@ impl Kubelet {
                 volume_capability: Some(volume.class.capability.clone()),
                 ..NodeExpandVolumeRequest::default()
             };
-            self.node.node.clone().node_expand_volume(request).await?;
+            self.node.clone().node_expand_volume(request).await?;
         }
         Ok(())
     }
@@ -250,13 +158,12 @@ impl Kubelet {
             volume_path: text(&self.target_path(volume, pod)),
             staging_target_path: text(&self.staging_path(volume)),
         };
-        Ok(self.node.node.clone().node_get_volume_stats(request).await?.into_inner().usage)
+        Ok(self.node.clone().node_get_volume_stats(request).await?.into_inner().usage)
     }
 
     /// DeleteVolume.
     pub async fn delete(&self, volume: &Volume) -> Result<(), Status> {
-        let request = DeleteVolumeRequest { volume_id: volume.id.clone(), ..DeleteVolumeRequest::default() };
-        self.controller.controller.clone().delete_volume(request).await.map(drop)
+        self.sidecars.delete(volume).await
     }
 
     /// Create, attach, stage and publish; returns the volume and the pod's path.
@@ -298,17 +205,6 @@ impl Kubelet {
         } else {
             paths::target_mount(&self.root, &volume.name, pod)
         }
-    }
-}
-
-/// The request that the provisioner sends.
-pub fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequest {
-    CreateVolumeRequest {
-        name: name.to_owned(),
-        capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
-        volume_capabilities: vec![class.capability.clone()],
-        parameters: class.parameters.clone(),
-        ..CreateVolumeRequest::default()
     }
 }
 

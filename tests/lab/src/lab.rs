@@ -4,13 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use harness::address::unix;
+use harness::control::Control;
+use harness::csi::Csi;
+use harness::orchestrator::Orchestrator;
+use harness::process::Process;
+use harness::program::DRIVER_UID;
+use harness::program::{Program, RunAs};
 use tns_csi_proto::csi::v1::NodeGetInfoRequest;
 
-use crate::appliance::{self, Control};
-use crate::csi::Csi;
-use crate::guest::{self, DRIVER_UID, KUBELET, PARENT, POOL, RUN};
+use crate::appliance;
+use crate::guest::{self, KUBELET, PARENT, POOL, RUN};
 use crate::kubelet::{DRIVER, Kubelet};
-use crate::process::{Process, Program};
+use crate::logs::places;
+use crate::relay::helper_socket;
 
 /// Address of the appliance.
 pub const SERVER: &str = "127.0.0.1";
@@ -47,16 +54,16 @@ impl Lab {
     /// As [`Self::start`], with further arguments for the stand-in.
     pub async fn start_with(appliance_arguments: &[&str]) -> anyhow::Result<Self> {
         files()?;
-        let appliance = Process::start(&appliance_program(appliance_arguments)).await?;
-        let controller = Process::start(&controller_program()).await?;
-        let helper = Process::start(&helper_program()).await?;
-        let node = Process::start(&node_program()).await?;
-        let controller_csi = Csi::new(&run_path("csi/controller.sock"));
-        let node_csi = Csi::new(&run_path("csi/node.sock"));
-        let info = node_csi.node.clone().node_get_info(NodeGetInfoRequest {}).await.context("NodeGetInfo")?;
+        let places = places();
+        let appliance = Process::start(&appliance_program(appliance_arguments), &places).await?;
+        let controller = Process::start(&controller_program(), &places).await?;
+        let helper = Process::start(&helper_program(), &places).await?;
+        let node = Process::start(&node_program(), &places).await?;
+        let node_agent = Csi::new(&run_path("csi/node.sock")).node;
+        let info = node_agent.clone().node_get_info(NodeGetInfoRequest {}).await.context("NodeGetInfo")?;
         let kubelet = Kubelet {
-            controller: controller_csi,
-            node: node_csi,
+            sidecars: Orchestrator::new(Csi::new(&run_path("csi/controller.sock")).controller),
+            node: node_agent,
             node_id: info.into_inner().node_id,
             root: PathBuf::from(KUBELET),
         };
@@ -135,6 +142,7 @@ fn control_socket() -> PathBuf {
 
 /// Directories with the owners that a real installation gives them, and the API key.
 fn files() -> anyhow::Result<()> {
+    guest::directory(&places().scratch, 0, 0, 0o755)?;
     guest::directory(&run_path("csi"), DRIVER_UID, DRIVER_UID, 0o755)?;
     guest::directory(&run_path("helper-socket"), 0, DRIVER_UID, 0o750)?;
     guest::directory(&run_path("helper"), 0, 0, 0o700)?;
@@ -153,96 +161,48 @@ fn files() -> anyhow::Result<()> {
 }
 
 fn appliance_program(arguments: &[&str]) -> Program {
-    let mut command = words(&[
-        "truenas-sim",
-        "--backend",
-        "zfs",
-        "--pool",
-        POOL,
-        "--listen",
-        API,
-        "--truenas-version",
-        "25.10",
-    ]);
-    command.extend(words(&["--nvmet-port", "127.0.0.1:4420"]));
-    for (flag, path) in [
-        ("--state-dir", run_path("appliance")),
-        ("--api-key-file", run_path("secret/api-key")),
-        ("--tls-dir", run_path("tls")),
-        ("--control", control_socket()),
-    ] {
-        command.extend([flag.to_owned(), path.display().to_string()]);
-    }
+    let mut program = program("truenas-sim", "truenas-sim")
+        .words(&["--backend", "zfs", "--pool", POOL, "--listen", API, "--truenas-version", "25.10"])
+        .words(&["--nvmet-port", "127.0.0.1:4420"])
+        .flag("--state-dir", run_path("appliance"))
+        .flag("--api-key-file", run_path("secret/api-key"))
+        .flag("--tls-dir", run_path("tls"))
+        .flag("--control", control_socket());
     if Path::new(SCHEMAS).is_dir() {
-        command.extend(words(&["--schemas", SCHEMAS]));
+        program = program.flag("--schemas", SCHEMAS);
     }
-    command.extend(words(arguments));
-    program("truenas-sim", command, false)
+    program.words(arguments).variable("RUST_LOG", "info")
 }
 
 fn controller_program() -> Program {
-    let mut command = words(&["tns-csi", "controller", "--driver-name", DRIVER, "--cluster-id", "lab"]);
-    command.extend([
-        "--endpoint".to_owned(),
-        format!("unix://{}", run_path("csi/controller.sock").display()),
-        "--api-url".to_owned(),
-        format!("wss://{API}/api/current"),
-        "--api-key-file".to_owned(),
-        run_path("secret/api-key").display().to_string(),
-        "--ca-file".to_owned(),
-        run_path("tls/ca.pem").display().to_string(),
-    ]);
-    program("controller", command, true)
+    program("controller", "tns-csi")
+        .words(&["controller", "--driver-name", DRIVER, "--cluster-id", "lab"])
+        .flag("--endpoint", unix(&run_path("csi/controller.sock")))
+        .flag("--api-url", format!("wss://{API}/api/current"))
+        .flag("--api-key-file", run_path("secret/api-key"))
+        .flag("--ca-file", run_path("tls/ca.pem"))
+        .run_as(RunAs::User(DRIVER_UID))
 }
 
 fn helper_program() -> Program {
-    let mut command = words(&[
-        "node-helper",
-        "--kubelet-root",
-        KUBELET,
-        "--node-name",
-        "lab-node",
-        "--driver-name",
-        DRIVER,
-    ]);
-    command.extend([
-        "--listen".to_owned(),
-        helper_endpoint(),
-        "--state-dir".to_owned(),
-        run_path("helper").display().to_string(),
-        "--allow-uid".to_owned(),
-        DRIVER_UID.to_string(),
-    ]);
-    command.extend(words(&["--allow-server", "127.0.0.0/8", "--storage-cidr", "127.0.0.0/8"]));
-    program("node-helper", command, false)
+    program("node-helper", "node-helper")
+        .words(&["--kubelet-root", KUBELET, "--node-name", "lab-node", "--driver-name", DRIVER])
+        .flag("--listen", unix(&helper_socket()))
+        .flag("--state-dir", run_path("helper"))
+        .flag("--allow-uid", DRIVER_UID.to_string())
+        .words(&["--allow-server", "127.0.0.0/8", "--storage-cidr", "127.0.0.0/8"])
 }
 
 fn node_program() -> Program {
-    let mut command = words(&["tns-csi", "node", "--driver-name", DRIVER]);
-    command.extend([
-        "--endpoint".to_owned(),
-        format!("unix://{}", run_path("csi/node.sock").display()),
-        "--helper".to_owned(),
-        helper_endpoint(),
-    ]);
-    program("node", command, true)
+    program("node", "tns-csi")
+        .words(&["node", "--driver-name", DRIVER])
+        .flag("--endpoint", unix(&run_path("csi/node.sock")))
+        .flag("--helper", unix(&helper_socket()))
+        .run_as(RunAs::User(DRIVER_UID))
 }
 
-fn helper_endpoint() -> String {
-    format!("unix://{}", run_path("helper-socket/helper.sock").display())
-}
-
-fn program(name: &'static str, mut command: Vec<String>, unprivileged: bool) -> Program {
-    if let Some(first) = command.first_mut() {
-        *first = format!("{BIN}/{first}");
-    }
-    let environment = [("RUST_LOG", "info"), ("NO_COLOR", "1")];
-    let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-    Program { name, command, unprivileged, environment }
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+fn program(name: &str, file: &str) -> Program {
+    Program::new(name, &Path::new(BIN).join(file))
 }
 
 /// Mount points below a directory, the directory itself left out, the last one mounted first.

@@ -6,18 +6,15 @@
 mod appliance;
 mod bench;
 mod capabilities;
-mod csi;
 mod data;
 mod demo;
 mod guest;
 mod kubelet;
 mod lab;
-mod paths;
-mod process;
+mod logs;
 mod relay;
 mod scenario;
 mod scenarios;
-mod wait;
 
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;

@@ -6,12 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use harness::process::Process;
+use harness::program::DRIVER_UID;
+use harness::program::{Program, RunAs};
 use tns_csi_proto::helper::v1::node_helper_client::NodeHelperClient;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::Channel;
 
 use crate::guest::RUN;
-use crate::process::{Process, Program};
+use crate::logs::places;
 
 /// Passes every connection at `listen` on to `to`. Ends only when it is ended.
 pub async fn run(listen: &Path, to: &Path) -> anyhow::Result<()> {
@@ -53,16 +56,13 @@ impl Caller {
         if socket.exists() {
             std::fs::remove_file(&socket).with_context(|| format!("removing {}", socket.display()))?;
         }
-        let command = ["/lab/bin/lab", "relay", "--listen"].map(str::to_owned).into_iter();
-        let paths = [socket.display().to_string(), "--to".to_owned(), helper_socket().display().to_string()];
-        let relay = Process::start(&Program {
-            name: "relay",
-            command: command.chain(paths).collect(),
-            unprivileged: true,
-            environment: Vec::new(),
-        })
-        .await?;
-        Ok(Self { relay, helper: NodeHelperClient::new(crate::csi::channel(&socket)) })
+        let program = Program::new("relay", Path::new("/lab/bin/lab"))
+            .words(&["relay"])
+            .flag("--listen", &socket)
+            .flag("--to", helper_socket())
+            .run_as(RunAs::User(DRIVER_UID));
+        let relay = Process::start(&program, &places()).await?;
+        Ok(Self { relay, helper: NodeHelperClient::new(harness::csi::channel(&socket)) })
     }
 
     /// Ends the relay.

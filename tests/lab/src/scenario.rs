@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::lab::Lab;
-use crate::process::log_tails;
+use crate::logs::log_tails;
 
 /// Time a scenario may take.
 const DEADLINE: Duration = Duration::from_secs(420);

@@ -38,7 +38,7 @@ pub struct GuestArguments {
     #[arg(long, value_name = "GIB", default_value_t = 5)]
     pub memory: u32,
     /// Minutes after which the guest is ended
-    #[arg(long, value_name = "MINUTES", default_value_t = 40)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 120)]
     pub minutes: u64,
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use harness::{paths, wait};
 use tns_csi_proto::helper::v1::source::Protocol;
 use tns_csi_proto::helper::v1::stage_volume_request::Access;
 use tns_csi_proto::helper::v1::{
@@ -16,12 +17,12 @@ use tns_csi_proto::helper::v1::{
 use tonic::{Code, Status};
 
 use super::common::{POD, Untouched, again, mounts_at, nvmeof, refused};
+use crate::data;
 use crate::guest::{KUBELET, PARENT, output, run};
 use crate::kubelet::{DRIVER, GIB};
 use crate::lab::{Lab, SERVER, nvme_fabrics_controllers};
 use crate::relay::Caller;
 use crate::scenario::{Run, Scenario};
-use crate::{data, paths, wait};
 
 const TARGET: &str = "/sys/kernel/config/nvmet";
 const NQN: &str = "nqn.2011-06.com.truenas:uuid:5a3d2f6e-6f0b-4a4d-9d3c-1f7b8a5c2e10:lab-wrong";

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use harness::paths;
 use tns_csi_proto::helper::v1::node_helper_client::NodeHelperClient;
 use tns_csi_proto::helper::v1::source::Protocol;
 use tns_csi_proto::helper::v1::stage_volume_request::Access;
@@ -19,13 +20,13 @@ use tns_csi_proto::helper::v1::{
 use tonic::Code;
 
 use super::common::{OTHER_POD, POD, mounts_at, nfs, nvmeof, refused};
+use crate::data;
 use crate::guest::{KUBELET, OTHER_ADDRESS, RUN, run};
 use crate::kubelet::{DRIVER, GIB, Kubelet, Volume};
 use crate::lab::{Lab, SERVER};
-use crate::process::log_path;
+use crate::logs::log_path;
 use crate::relay::{Caller, helper_socket};
 use crate::scenario::{Run, Scenario};
-use crate::{data, paths};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -424,7 +425,7 @@ async fn hostile_undo(lab: &mut Lab) -> anyhow::Result<()> {
 
 async fn hostile_peer(lab: &mut Lab) -> anyhow::Result<()> {
     // This program is root, whom the directory's mode does not keep out.
-    let mut helper = NodeHelperClient::new(crate::csi::channel(&helper_socket()));
+    let mut helper = NodeHelperClient::new(harness::csi::channel(&helper_socket()));
     let answer = tokio::time::timeout(
         Duration::from_secs(30),
         helper.get_host_info(GetHostInfoRequest { min_revision: 0 }),

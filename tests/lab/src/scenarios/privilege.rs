@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use harness::process::Process;
+use harness::program::DRIVER_UID;
 use serde_json::json;
 
 use super::common::{POD, again, nfs, nvmeof};
-use crate::guest::{DRIVER_UID, RUN, output};
+use crate::guest::{RUN, output};
 use crate::kubelet::{Class, GIB};
 use crate::lab::Lab;
-use crate::process::{Process, log_path};
+use crate::logs::log_path;
 use crate::scenario::{Run, Scenario};
 
 /// `CAP_DAC_READ_SEARCH`, `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE` by their numbers in `linux/capability.h`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
+use harness::wait;
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use tonic::Code;
 
@@ -15,7 +16,6 @@ use crate::guest::output;
 use crate::kubelet::{Class, GIB, Volume};
 use crate::lab::{Lab, nvme_fabrics_controllers};
 use crate::scenario::{Run, Scenario};
-use crate::wait;
 
 const NVME: &str = "/sys/class/nvme";
 const REACH: Duration = Duration::from_secs(60);

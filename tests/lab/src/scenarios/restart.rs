@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use harness::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Status;
@@ -15,7 +16,6 @@ use crate::guest::RUN;
 use crate::kubelet::{Class, GIB, Volume};
 use crate::lab::{Lab, nvme_fabrics_controllers};
 use crate::scenario::{Run, Scenario};
-use crate::wait;
 
 /// How long a stage may take to reach a step.
 const REACH: Duration = Duration::from_secs(90);

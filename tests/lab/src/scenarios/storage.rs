@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use harness::wait;
 use truenas_sim::backend::zfs::{Settings, Zfs};
 use truenas_sim::backend::{Backend, DatasetKind, NewDataset, Refusal, Scope};
 
 use crate::guest::{PARENT, POOL};
 use crate::scenario::{Run, Scenario};
-use crate::wait;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {

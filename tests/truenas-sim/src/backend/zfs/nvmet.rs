@@ -296,7 +296,7 @@ fn write(path: &Path, value: &str) -> Result<()> {
     fs::write(path, value).map_err(|error| failed(&format!("writing {value:?} to"), path, &error))
 }
 
-/// As [`write`], but the value never shows in an error.
+/// As [`write()`], but the value never shows in an error.
 fn write_secret(path: &Path, value: &str) -> Result<()> {
     fs::write(path, value).map_err(|error| failed("writing", path, &error))
 }
