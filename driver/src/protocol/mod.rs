@@ -20,7 +20,9 @@ pub mod nvmeof;
 
 use std::future::Future;
 
+use tns_csi_proto::identity;
 use truenas::Calls;
+use uuid::Uuid;
 
 use crate::protocol::appliance::Appliance;
 pub use crate::protocol::call::{Answer, failed};
@@ -30,6 +32,7 @@ use crate::volume::id::VolumeId;
 use crate::volume::metadata::{Metadata, NodeRecord};
 use crate::volume::name;
 use crate::volume::parameter::Parameters;
+use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
 
 /// A volume's names on the appliance.
@@ -144,13 +147,18 @@ pub trait Export {
 
     /// Makes what does not need the dataset, while that is being made. Errors do not matter yet: [`Export::complete`]
     /// gets none then, and looks.
-    fn beside(calls: &Calls, volume: &Volume) -> impl Future<Output = Option<Self::Beside>> + Send;
+    fn beside(
+        calls: &Calls,
+        volume: &Volume,
+        settings: &ExportSettings,
+    ) -> impl Future<Output = Option<Self::Beside>> + Send;
 
     /// Makes the rest on a dataset that this very operation has made; `beside` is none when it is unknown whether that
     /// part exists.
     fn complete(
         calls: &Calls,
         volume: &Volume,
+        settings: &ExportSettings,
         beside: Option<Self::Beside>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
@@ -158,6 +166,7 @@ pub trait Export {
     fn ensure(
         calls: &Calls,
         volume: &Volume,
+        settings: &ExportSettings,
         metadata: &Metadata,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
@@ -212,11 +221,9 @@ pub trait Export {
     /// # Errors
     /// What the export lacks.
     fn connection(
+        context: &Granting<'_>,
         found: &Self::Found,
-        volume: &Volume,
-        endpoint: &Endpoint,
-        capacity_bytes: u64,
-        never_format: bool,
+        content: Content,
     ) -> Result<Connection, Failure>;
 
     /// What is there to be revoked.
@@ -241,6 +248,25 @@ pub trait Export {
 pub struct NodeIdentity {
     /// Its NVMe host NQN.
     pub host_nqn: String,
+    /// Its iSCSI initiator name.
+    pub initiator: String,
+}
+
+impl NodeIdentity {
+    /// The names that derive from a host's UUID.
+    #[must_use]
+    pub fn of(host: Uuid) -> Self {
+        NodeIdentity { host_nqn: identity::host_nqn(&host), initiator: identity::initiator_name(&host) }
+    }
+}
+
+/// What a node must know of a block volume's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Size in bytes.
+    pub capacity_bytes: u64,
+    /// It came from elsewhere: never format it.
+    pub never_format: bool,
 }
 
 /// What granting needs beside the export itself.
@@ -253,6 +279,8 @@ pub struct Granting<'a> {
     pub volume: &'a Volume,
     /// Where the volume is to be served.
     pub endpoint: &'a Endpoint,
+    /// How it was asked to be exported.
+    pub settings: &'a ExportSettings,
 }
 
 /// The failure for a protocol that has no export yet.

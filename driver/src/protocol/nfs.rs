@@ -10,12 +10,13 @@ use truenas::calls::{Filter, NfsShare, NfsShareCreate, NfsShareUpdate, SmbShare}
 use crate::protocol::appliance::Appliance;
 use crate::protocol::call::Answer as _;
 use crate::protocol::{
-    Attached, Endpoint, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume, hosts,
+    Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume, hosts,
 };
 use crate::volume::context::{Connection, Portal};
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::metadata::{Metadata, NFS_SHARE_ID, NFS_SHARE_PATH, NodeRecord};
 use crate::volume::parameter::Parameters;
+use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
 
 /// How often a list that another process overwrote is written again before the call gives up.
@@ -115,18 +116,28 @@ impl Export for Nfs {
         Ok(())
     }
 
-    async fn beside(_: &Calls, _: &Volume) -> Option<()> {
+    async fn beside(_: &Calls, _: &Volume, _: &ExportSettings) -> Option<()> {
         Some(())
     }
 
-    async fn complete(calls: &Calls, volume: &Volume, _: Option<()>) -> Result<(), Failure> {
+    async fn complete(
+        calls: &Calls,
+        volume: &Volume,
+        settings: &ExportSettings,
+        _: Option<()>,
+    ) -> Result<(), Failure> {
         match create_share(calls, volume).await? {
             Ok(_) => Ok(()),
-            Err(_) => Self::ensure(calls, volume, &Metadata::default()).await,
+            Err(_) => Self::ensure(calls, volume, settings, &Metadata::default()).await,
         }
     }
 
-    async fn ensure(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<(), Failure> {
+    async fn ensure(
+        calls: &Calls,
+        volume: &Volume,
+        _: &ExportSettings,
+        metadata: &Metadata,
+    ) -> Result<(), Failure> {
         if shares_at(calls, volume).await?.ours(volume, Some(metadata)).is_some() {
             return Ok(());
         }
@@ -177,9 +188,9 @@ impl Export for Nfs {
         found: Shares,
         _: &[NodeIdentity],
     ) -> Result<Shares, Failure> {
-        let Granting { calls, volume, .. } = context;
+        let Granting { calls, volume, settings, .. } = context;
         let found = if found.all.is_empty() {
-            Self::ensure(calls, volume, metadata).await?;
+            Self::ensure(calls, volume, settings, metadata).await?;
             shares_at(calls, volume).await?
         } else {
             found
@@ -228,13 +239,8 @@ impl Export for Nfs {
         Err(Failure::new(Kind::Busy, words))
     }
 
-    fn connection(
-        _: &Shares,
-        volume: &Volume,
-        endpoint: &Endpoint,
-        _: u64,
-        _: bool,
-    ) -> Result<Connection, Failure> {
+    fn connection(context: &Granting<'_>, _: &Shares, _: Content) -> Result<Connection, Failure> {
+        let Granting { volume, endpoint, .. } = context;
         let portal = Portal::new(&endpoint.server, endpoint.port_or_default(Protocol::Nfs));
         Ok(Connection::Nfs { portal, export: volume.path() })
     }

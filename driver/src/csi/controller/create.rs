@@ -127,11 +127,12 @@ impl Inner {
         if attempt > 0 {
             return self.look_and_make::<E>(appliance, calls, plan, None).await;
         }
+        let settings = &plan.parameters.export;
         let request = self.dataset::<E>(plan);
-        let (made, beside) = tokio::join!(calls.dataset_create(&request), E::beside(calls, volume));
+        let (made, beside) = tokio::join!(calls.dataset_create(&request), E::beside(calls, volume, settings));
         match made {
             Ok(dataset) => {
-                let done = E::complete(calls, volume, beside).await;
+                let done = E::complete(calls, volume, settings, beside).await;
                 self.finish(appliance, plan, done, Some(&dataset)).await
             }
             Err(error @ CallError::Refused(_)) => {
@@ -150,7 +151,7 @@ impl Inner {
         plan: &Plan,
         refused: Option<Failure>,
     ) -> Result<Done, Failure> {
-        let volume = &plan.volume;
+        let (volume, settings) = (&plan.volume, &plan.parameters.export);
         match self.find(appliance, calls, volume).await? {
             Finding::Owned(owned) => {
                 let differences = differences(plan, &owned);
@@ -168,7 +169,7 @@ impl Inner {
                         ),
                     ));
                 }
-                match E::ensure(calls, volume, &owned.metadata).await {
+                match E::ensure(calls, volume, settings, &owned.metadata).await {
                     Ok(()) => Ok(self.created(appliance, plan, owned.capacity_bytes)),
                     // The dataset may hold data: it stays, so the answer cannot be final.
                     Err(failure) => Err(not_final(failure)),
@@ -189,7 +190,7 @@ impl Inner {
                 let request = self.dataset::<E>(plan);
                 match calls.dataset_create(&request).await {
                     Ok(dataset) => {
-                        let done = E::ensure(calls, volume, &Metadata::default()).await;
+                        let done = E::ensure(calls, volume, settings, &Metadata::default()).await;
                         self.finish(appliance, plan, done, Some(&dataset)).await
                     }
                     Err(error @ CallError::Refused(_)) => {

@@ -17,14 +17,15 @@ use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::{
-    Answer as _, BUILT, Endpoint, Export, Grantee, Granting, NodeIdentity, Revocation, Volume, failed,
-    with_export,
+    Answer as _, BUILT, Content, Endpoint, Export, Grantee, Granting, NodeIdentity, Revocation, Volume,
+    failed, with_export,
 };
 use crate::volume::capability::Capability;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::id::VolumeId;
 use crate::volume::metadata::{Metadata, NodeRecord, VOLUME_ID, node_property};
 use crate::volume::node_id::NodeId;
+use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
 
 /// A change of who may attach a volume.
@@ -196,7 +197,7 @@ impl Inner {
         volume: &Volume,
         grants: &[&Grant],
     ) -> Result<Granted, Failure> {
-        let hosts: Vec<NodeIdentity> = grants.iter().map(|g| identity(&g.node)).collect();
+        let hosts: Vec<NodeIdentity> = grants.iter().map(|g| NodeIdentity::of(g.node.host)).collect();
         let (read, found) = tokio::join!(calls.dataset_read(&volume.dataset), E::find(calls, volume, &hosts));
         let read = read.or_failed(&format!("reading dataset {}", volume.dataset))?;
         let owned = self.judge(appliance, calls, volume, read).await?.owned(&volume.id)?;
@@ -247,8 +248,9 @@ impl Inner {
     ) -> Result<BTreeMap<String, String>, Failure> {
         let id = volume.id.to_string();
         let hosts: Vec<NodeIdentity> =
-            accepted.iter().map(|a| NodeIdentity { host_nqn: a.grantee.record.host_nqn() }).collect();
-        let context = Granting { appliance, calls, volume, endpoint };
+            accepted.iter().map(|a| NodeIdentity::of(a.grantee.record.host)).collect();
+        let settings = ExportSettings::recorded(&owned.metadata)?;
+        let context = Granting { appliance, calls, volume, endpoint, settings: &settings };
         let present: Vec<NodeRecord> = owned
             .metadata
             .nodes(&id)
@@ -277,8 +279,11 @@ impl Inner {
         if let Some(after) = after {
             self.settle::<E>(appliance, calls, volume, owned, accepted, after).await.map_err(half_done)?;
         }
-        let never_format = owned.metadata.has_foreign_content();
-        let connection = E::connection(&found, volume, endpoint, owned.capacity_bytes, never_format)?;
+        let content = Content {
+            capacity_bytes: owned.capacity_bytes,
+            never_format: owned.metadata.has_foreign_content(),
+        };
+        let connection = E::connection(&context, &found, content)?;
         connection
             .to_publish_context()
             .map_err(|error| Failure::precondition(format!("volume {id}: {error}")))
@@ -404,11 +409,6 @@ fn check_together(id: &str, wanted: &NodeRecord, other: &NodeRecord) -> Result<(
         "volume {id} is published to node {} and may be used by one node only; unpublish it there first",
         other.name
     )))
-}
-
-/// How the appliance sees a node.
-pub(super) fn identity(node: &NodeId) -> NodeIdentity {
-    NodeIdentity { host_nqn: tns_csi_proto::identity::host_nqn(&node.host) }
 }
 
 /// A failure after which access may be granted in part: the orchestrator has to come back, so it must not be final.

@@ -81,8 +81,13 @@ pub(super) async fn grant(
         nodes.filter(|nqn| !subsys.allow_any_host && !linked.contains(nqn.as_str())).collect();
     let host_links = join_all(missing.iter().map(|nqn| link_host(calls, found, subsys.id, nqn)));
     let port_missing = !ports.iter().any(|l| l.port.id == found.port);
-    let port_link =
-        async { if port_missing { link_port(context, subsys.id, found.port).await } else { Ok(()) } };
+    let port_link = async {
+        if port_missing {
+            link_port(context.appliance, calls, volume, subsys.id, found.port).await
+        } else {
+            Ok(())
+        }
+    };
     let (hosts, port) = tokio::join!(host_links, port_link);
     hosts.into_iter().collect::<Result<(), _>>()?;
     port
@@ -101,18 +106,23 @@ async fn link_host(calls: &Calls, found: &Target, subsys: i64, nqn: &str) -> Res
     if links.iter().any(|l| l.subsys.id == subsys && l.host.id == *host) { Ok(()) } else { Err(refused) }
 }
 
-async fn link_port(context: &Granting<'_>, subsys: i64, port: i64) -> Result<(), Failure> {
-    let doing = format!("making the NVMe-oF subsystem of {} reachable", context.volume.id);
-    let Err(refused) = context.calls.nvmet_port_subsys_create(port, subsys).await.definite(&doing)? else {
+async fn link_port(
+    appliance: &Appliance,
+    calls: &Calls,
+    volume: &Volume,
+    subsys: i64,
+    port: i64,
+) -> Result<(), Failure> {
+    let doing = format!("making the NVMe-oF subsystem of {} reachable", volume.id);
+    let Err(refused) = calls.nvmet_port_subsys_create(port, subsys).await.definite(&doing)? else {
         return Ok(());
     };
-    let links =
-        context.calls.nvmet_port_subsys_query(&[Filter::eq("subsys.id", subsys)]).await.or_failed(&doing)?;
+    let links = calls.nvmet_port_subsys_query(&[Filter::eq("subsys.id", subsys)]).await.or_failed(&doing)?;
     if links.iter().any(|l| l.subsys.id == subsys && l.port.id == port) {
         Ok(())
     } else {
         // The port may have been deleted and made anew under another id.
-        context.appliance.forget_facts();
+        appliance.forget_facts();
         Err(refused)
     }
 }
@@ -174,11 +184,10 @@ async fn restore_port(
         tracing::warn!(volume = %volume.id, "no port link, and no record of where the volume is served");
         return Ok(());
     };
-    let context = Granting { appliance, calls, volume, endpoint: &endpoint };
     let port =
         appliance.nvmeof_port(calls, &endpoint.server, endpoint.port_or_default(Protocol::Nvmeof)).await;
     let port = port.map_err(|failure| failure.context(doing))?;
-    link_port(&context, namespace.subsys.id, port).await
+    link_port(appliance, calls, volume, namespace.subsys.id, port).await
 }
 
 /// Ends live controllers of hosts whose link is gone while others keep theirs: the port link is dropped and made again,

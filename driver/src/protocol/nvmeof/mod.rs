@@ -17,13 +17,14 @@ use uuid::Uuid;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::call::Answer as _;
 use crate::protocol::{
-    Attached, Endpoint, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume,
+    Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume,
 };
 use crate::volume::context::{Connection, Portal};
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::metadata::{Metadata, NVMEOF_SUBSYSTEM_NQN, NodeRecord};
 use crate::volume::name::subsystem_nqn;
 use crate::volume::parameter::Parameters;
+use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
 
 /// NVMe-oF over TCP.
@@ -86,11 +87,16 @@ impl Export for Nvmeof {
         })
     }
 
-    async fn beside(calls: &Calls, volume: &Volume) -> Option<NvmetSubsys> {
+    async fn beside(calls: &Calls, volume: &Volume, _: &ExportSettings) -> Option<NvmetSubsys> {
         calls.nvmet_subsys_create(&volume.global, Some(&subsystem_nqn(&volume.global))).await.ok()
     }
 
-    async fn complete(calls: &Calls, volume: &Volume, beside: Option<NvmetSubsys>) -> Result<(), Failure> {
+    async fn complete(
+        calls: &Calls,
+        volume: &Volume,
+        _: &ExportSettings,
+        beside: Option<NvmetSubsys>,
+    ) -> Result<(), Failure> {
         if let Some(subsys) = beside
             && subsystem::create_namespace(calls, volume, subsys.id).await?.is_ok()
         {
@@ -99,7 +105,12 @@ impl Export for Nvmeof {
         subsystem::ensure(calls, volume, None).await
     }
 
-    async fn ensure(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<(), Failure> {
+    async fn ensure(
+        calls: &Calls,
+        volume: &Volume,
+        _: &ExportSettings,
+        metadata: &Metadata,
+    ) -> Result<(), Failure> {
         subsystem::ensure(calls, volume, Some(metadata)).await
     }
 
@@ -154,7 +165,7 @@ impl Export for Nvmeof {
         mut found: Target,
         hosts: &[NodeIdentity],
     ) -> Result<Target, Failure> {
-        let Granting { appliance, calls, volume, endpoint } = context;
+        let Granting { appliance, calls, volume, endpoint, .. } = context;
         let port = endpoint.port_or_default(Protocol::Nvmeof);
         found.port = appliance.nvmeof_port(calls, &endpoint.server, port).await?;
         if found.namespace.is_none() {
@@ -213,13 +224,8 @@ impl Export for Nvmeof {
         Ok(())
     }
 
-    fn connection(
-        found: &Target,
-        volume: &Volume,
-        endpoint: &Endpoint,
-        capacity_bytes: u64,
-        never_format: bool,
-    ) -> Result<Connection, Failure> {
+    fn connection(context: &Granting<'_>, found: &Target, content: Content) -> Result<Connection, Failure> {
+        let Granting { volume, endpoint, .. } = context;
         let broken =
             |what: &str| Failure::precondition(format!("the NVMe-oF export of {} has no {what}", volume.id));
         let namespace = found.namespace.as_ref().ok_or_else(|| broken("namespace"))?;
@@ -229,8 +235,8 @@ impl Export for Nvmeof {
             namespace_uuid: Uuid::try_parse(&namespace.device_uuid).map_err(|_| broken("namespace UUID"))?,
             io_queues: None,
             queue_size: None,
-            capacity_bytes,
-            never_format,
+            capacity_bytes: content.capacity_bytes,
+            never_format: content.never_format,
             sealed_dhchap: None,
         })
     }

@@ -2,6 +2,17 @@
 //!
 //! The rule it keeps: a key that the driver does not know is refused with the valid ones listed, so a misspelt
 //! parameter never silently does nothing. Keys under `csi.storage.k8s.io/` belong to the sidecars and are tolerated.
+//!
+//! Each group of keys has a file of its own, with its part of the table and the type it is read into.
+
+pub mod encryption;
+pub mod export;
+pub mod iscsi;
+pub mod naming;
+pub mod nfs;
+pub mod nvmeof;
+pub mod smb;
+pub mod zfs;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +21,10 @@ use crate::volume::capability::BLOCK_FILESYSTEMS;
 use crate::volume::failure::Failure;
 use crate::volume::id;
 use crate::volume::name;
+use crate::volume::parameter::encryption::Encryption;
+use crate::volume::parameter::export::ExportSettings;
+use crate::volume::parameter::naming::Naming;
+use crate::volume::parameter::zfs::Zfs;
 use crate::volume::protocol::Protocol;
 
 /// Prefix of the keys that external-provisioner adds.
@@ -26,13 +41,30 @@ pub struct Definition {
     /// What values it takes, for messages.
     pub values: &'static str,
     /// Whether a value is one of them.
-    check: fn(&str) -> bool,
+    pub(crate) check: fn(&str) -> bool,
 }
 
 const BLOCK: &[Protocol] = &[Protocol::Iscsi, Protocol::Nvmeof];
 
+/// The table's parts, a group of keys each.
+const TABLES: &[&[Definition]] = &[
+    COMMON,
+    nfs::TABLE,
+    smb::TABLE,
+    iscsi::TABLE,
+    nvmeof::TABLE,
+    zfs::TABLE,
+    encryption::TABLE,
+    naming::TABLE,
+];
+
 /// Every parameter the driver knows.
-pub const TABLE: &[Definition] = &[
+pub fn table() -> impl Iterator<Item = &'static Definition> {
+    TABLES.iter().flat_map(|part| part.iter())
+}
+
+/// What every class needs, and what is not about one protocol or about ZFS.
+const COMMON: &[Definition] = &[
     Definition {
         name: "protocol",
         protocols: &Protocol::ALL,
@@ -127,6 +159,14 @@ pub struct Parameters {
     pub pvc_name: Option<String>,
     /// Its namespace.
     pub pvc_namespace: Option<String>,
+    /// How the volume is exported.
+    pub export: ExportSettings,
+    /// ZFS properties of its dataset or zvol.
+    pub zfs: Zfs,
+    /// Its encryption.
+    pub encryption: Encryption,
+    /// How dataset and comment are named.
+    pub naming: Naming,
     /// Our own keys as they were given, for the fingerprint.
     pub given: BTreeMap<String, String>,
 }
@@ -149,7 +189,7 @@ impl Parameters {
             .parse()
             .map_err(|e| Failure::invalid(format!("parameter protocol: {e}")))?;
         for key in given.keys() {
-            if TABLE.iter().any(|d| d.name == key && !d.protocols.contains(&protocol)) {
+            if table().any(|d| d.name == key && !d.protocols.contains(&protocol)) {
                 return Err(Failure::invalid(format!(
                     "parameter {key:?} does not exist for protocol {protocol}; valid are {}",
                     valid(Some(protocol))
@@ -175,6 +215,10 @@ impl Parameters {
                 .unwrap_or_default(),
             pvc_name: sidecar("pvc/name"),
             pvc_namespace: sidecar("pvc/namespace"),
+            export: ExportSettings::read(&given)?,
+            zfs: Zfs::read(&given, protocol)?,
+            encryption: Encryption::read(&given)?,
+            naming: Naming::read(&given)?,
             given,
         })
     }
@@ -195,7 +239,7 @@ fn check_all(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, S
         if key.starts_with(SIDECAR_PREFIX) {
             continue;
         }
-        let Some(definition) = TABLE.iter().find(|d| d.name == key) else {
+        let Some(definition) = table().find(|d| d.name == key) else {
             return Err(Failure::invalid(format!("unknown parameter {key:?}; valid are {}", valid(None))));
         };
         if value.len() > MAX_VALUE || !(definition.check)(value) {
@@ -222,7 +266,7 @@ fn placement(given: &BTreeMap<String, String>) -> Option<Placement> {
 
 /// The keys of the table, for messages.
 fn valid(protocol: Option<Protocol>) -> String {
-    let known = TABLE.iter().filter(|d| protocol.is_none_or(|p| d.protocols.contains(&p)));
+    let known = table().filter(|d| protocol.is_none_or(|p| d.protocols.contains(&p)));
     known.map(|d| d.name).collect::<Vec<_>>().join(", ")
 }
 
@@ -295,7 +339,7 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_valid_ones() {
         let refused = Parameters::parse(&nfs(&[("parentdataset", "a")])).unwrap_err();
         assert_eq!(refused.kind, Kind::InvalidRequest);
-        for definition in TABLE {
+        for definition in table() {
             assert!(refused.message.contains(definition.name), "{refused}");
         }
     }
