@@ -13,5 +13,6 @@ mod bad_input;
 mod calls;
 mod interruption;
 mod life;
+mod model;
 mod ownership;
 mod rig;

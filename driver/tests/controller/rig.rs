@@ -12,8 +12,9 @@ use tns_csi_proto::csi::v1::controller_server::Controller as _;
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use tns_csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tonic::{Request, Status};
-use truenas::{ApiKey, Client, Options};
+use truenas::{ApiKey, Client, ConnectionState, Options};
 use truenas_sim::{Appliance, Config, Control};
 use uuid::Uuid;
 
@@ -26,6 +27,7 @@ pub const PROTOCOLS: [&str; 2] = ["nfs", "nvmeof"];
 /// A controller process.
 pub struct Process {
     runtime: Option<Runtime>,
+    session: watch::Receiver<ConnectionState>,
     pub service: Service,
 }
 
@@ -40,14 +42,21 @@ impl Process {
         let cluster_id = cluster_id.map(str::to_owned);
         let made = runtime.spawn(async move {
             let client = Client::new(options).unwrap();
-            let mut state = client.watch();
-            state.wait_for(|s| s.is_connected()).await.unwrap();
+            let mut session = client.watch();
+            session.wait_for(ConnectionState::is_connected).await.unwrap();
             let options =
                 ControllerOptions { driver_name: "tns.csi.io".to_owned(), cluster_id, metrics: None };
-            Service::new(options, client)
+            (Service::new(options, client), session)
         });
-        let service = tokio::time::timeout(DEADLINE, made).await.expect("the session begins").unwrap();
-        Process { runtime: Some(runtime), service }
+        let (service, session) =
+            tokio::time::timeout(DEADLINE, made).await.expect("the session begins").unwrap();
+        Process { runtime: Some(runtime), session, service }
+    }
+
+    /// Waits until the session is there again.
+    pub async fn connected(&mut self) {
+        let session = self.session.wait_for(ConnectionState::is_connected);
+        tokio::time::timeout(DEADLINE, session).await.expect("the session comes back").unwrap();
     }
 
     /// Runs a call in the process.
