@@ -153,7 +153,9 @@ impl Shared {
         tokio::task::spawn_blocking(move || {
             let _nfs = shared.services.nfs.lock().unwrap_or_else(PoisonError::into_inner);
             let _nvmet = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
+            let _smb = shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
             exports::apply_nfs(&shared)?;
+            exports::apply_smb(&shared)?;
             exports::apply_nvmet(&shared)
         })
         .await
@@ -273,7 +275,14 @@ impl Appliance {
                 let memory = Arc::new(Memory::new(&config.pool, &tables, journal)?);
                 (Arc::clone(&memory) as Arc<dyn Backend>, Some(memory))
             }
-            BackendChoice::Zfs => (crate::backend::real(&config.pool.pool)?, None),
+            BackendChoice::Zfs => {
+                let settings = crate::backend::zfs::Settings {
+                    pool: config.pool.pool.clone(),
+                    smb_dir: config.state_dir.as_ref().map(|directory| directory.join("samba")),
+                    smb_user: config.smb_user.clone(),
+                };
+                (crate::backend::real(&settings)?, None)
+            }
         };
         let faults = Faults::default();
         faults.set_latency(None, config.latency);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backend::memory::Settings;
+use crate::backend::zfs::SmbUser;
 
 /// The released product that the stand-in behaves as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Version {
 pub enum BackendChoice {
     /// Names and numbers only.
     Memory,
-    /// A real pool, the kernel's NVMe target and NFS server.
+    /// A real pool, the kernel's NVMe target and NFS server, and Samba.
     Zfs,
 }
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub pool: Settings,
     /// An NVMe/TCP port that exists from the first start.
     pub nvmet_port: Option<SocketAddr>,
+    /// The user that SMB clients log in as (zfs backend; without one SMB cannot be served there).
+    pub smb_user: Option<SmbUser>,
     /// How long a refused login takes (the appliance: 1 to 2 s).
     pub failed_login_delay: Duration,
     /// Unauthenticated calls per method and address in 60 s (the appliance: 20).
@@ -102,6 +105,7 @@ impl Default for Config {
             backend: BackendChoice::Memory,
             pool: Settings::default(),
             nvmet_port: None,
+            smb_user: None,
             failed_login_delay: Duration::ZERO,
             login_rate: 20,
             schemas: std::env::var_os("TNS_CSI_SIM_SCHEMAS").filter(|v| !v.is_empty()).map(PathBuf::from),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::appliance::Shared;
 use crate::backend::{
     NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSubsystem, NvmetTarget,
+    SmbShare,
 };
 use crate::failure::{ESERVICESTARTFAILURE, Failure};
 use crate::state::{Row, Rows, Table};
@@ -26,7 +27,7 @@ pub enum Stage {
     Subsystem,
     /// Hosts are allowed, no namespace is there.
     Host,
-    /// Everything is served, NFS too.
+    /// Everything is served, NFS and SMB too.
     Complete,
 }
 
@@ -83,6 +84,30 @@ fn nfs_exports(rows: &Rows) -> Vec<NfsExport> {
                     _ => None,
                 })
                 .collect(),
+        })
+        .collect()
+}
+
+/// The enabled SMB shares of this machine, as the server shall serve them. Fields that only some purposes have are in
+/// the options; 25.04 has them in the row itself.
+fn smb_shares(rows: &Rows) -> Vec<SmbShare> {
+    rows.all(Table::Smb)
+        .filter(|(_, row)| is_on(row, "enabled") && text(row, "purpose") != "EXTERNAL_SHARE")
+        .map(|(id, row)| {
+            let options = row.get("options").and_then(Value::as_object).unwrap_or(row);
+            SmbShare {
+                id,
+                name: text(row, "name").to_owned(),
+                path: text(row, "path").to_owned(),
+                comment: text(row, "comment").to_owned(),
+                read_only: is_on(row, "readonly") || is_on(row, "ro"),
+                browsable: is_on(row, "browsable"),
+                access_based: is_on(row, "access_based_share_enumeration") || is_on(row, "abe"),
+                hosts_allow: list(options, "hostsallow"),
+                hosts_deny: list(options, "hostsdeny"),
+                guest_ok: is_on(options, "guestok"),
+                auxiliary: text(options, "auxsmbconf").to_owned(),
+            }
         })
         .collect()
 }
@@ -188,6 +213,18 @@ pub(crate) fn apply_nfs(shared: &Arc<Shared>) -> Result<(), Failure> {
     let exports: Vec<NfsExport> =
         exports.into_iter().filter(|export| shared.backend.path_exists(&export.path)).collect();
     shared.backend.apply_nfs(is_running, &exports).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
+}
+
+/// Makes the SMB server serve the rows.
+pub(crate) fn apply_smb(shared: &Arc<Shared>) -> Result<(), Failure> {
+    reload(shared);
+    let (is_running, shares) = {
+        let rows = shared.rows();
+        (running(&rows, "cifs") && shared.stage() == Stage::Complete, smb_shares(&rows))
+    };
+    let shares: Vec<SmbShare> =
+        shares.into_iter().filter(|share| shared.backend.path_exists(&share.path)).collect();
+    shared.backend.apply_smb(is_running, &shares).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
 }
 
 /// Makes the NVMe target serve the rows.

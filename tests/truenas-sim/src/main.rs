@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use truenas_sim::backend::memory::Settings;
+use truenas_sim::backend::zfs::SmbUser;
 use truenas_sim::{Appliance, BackendChoice, CONTROL_HELP, Config, Version};
 
 /// A stand-in TrueNAS appliance: the API of TrueNAS over WebSocket and TLS, in memory or on a real pool.
@@ -20,7 +21,7 @@ use truenas_sim::{Appliance, BackendChoice, CONTROL_HELP, Config, Version};
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
     /// Where storage happens: `memory` needs no privileges; `zfs` uses a real pool, the kernel's NVMe target and NFS
-    /// server, and needs root.
+    /// server and Samba, and needs root.
     #[arg(long, env = "TNS_CSI_BACKEND", value_enum, default_value = "memory")]
     backend: Backend,
     /// Address and port of the API, e.g. 127.0.0.1:8443.
@@ -53,6 +54,12 @@ struct Cli {
     /// An NVMe/TCP port (address:port) that is configured from the first start.
     #[arg(long, env = "TNS_CSI_NVMET_PORT", value_name = "ADDR")]
     nvmet_port: Option<SocketAddr>,
+    /// User that SMB clients log in as (zfs backend): an account of this machine. Without it service `cifs` cannot run.
+    #[arg(long, env = "TNS_CSI_SMB_USER", value_name = "NAME", requires = "smb_password_file")]
+    smb_user: Option<String>,
+    /// File whose first line is that user's password.
+    #[arg(long, env = "TNS_CSI_SMB_PASSWORD_FILE", value_name = "FILE", requires = "smb_user")]
+    smb_password_file: Option<PathBuf>,
     /// Unix socket for control commands (see the end of --help); whoever reaches it may do everything.
     #[arg(long, env = "TNS_CSI_CONTROL", value_name = "PATH")]
     control: Option<PathBuf>,
@@ -105,6 +112,10 @@ fn config(cli: Cli) -> anyhow::Result<Config> {
         },
         pool: Settings { pool: cli.pool, size: cli.pool_size, ..Settings::default() },
         nvmet_port: cli.nvmet_port,
+        smb_user: cli
+            .smb_user
+            .zip(cli.smb_password_file)
+            .map(|(name, password_file)| SmbUser { name, password_file }),
         failed_login_delay: Duration::from_secs(1),
         schemas: cli.schemas,
         ..Config::default()

@@ -124,6 +124,7 @@ async fn every_reading_method_answers_in_the_appliance_s_shape() {
         "zfs.resource.query",
         "sharing.nfs.query",
         "sharing.smb.query",
+        "smb.config",
         "service.query",
         "interface.query",
         "failover.status",

@@ -36,6 +36,33 @@ pub enum NfsSecurity {
     Krb5p,
 }
 
+/// One enabled SMB share whose dataset is there (`sharing.smb` row, reduced to what the server needs).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmbShare {
+    /// Row id.
+    pub id: i64,
+    /// Name that clients ask for; unique without regard to case.
+    pub name: String,
+    /// Absolute path below `/mnt`.
+    pub path: String,
+    /// Shown beside the name.
+    pub comment: String,
+    /// Read-only share.
+    pub read_only: bool,
+    /// Listed to clients that browse.
+    pub browsable: bool,
+    /// Listed only to those who may read it.
+    pub access_based: bool,
+    /// Hosts that may connect (`hosts allow`): addresses, networks, names. Empty: everyone.
+    pub hosts_allow: Vec<String>,
+    /// Hosts that may not (`hosts deny`); `ALL` is everyone not allowed.
+    pub hosts_deny: Vec<String>,
+    /// Without a password (`guest ok`, only LEGACY_SHARE).
+    pub guest_ok: bool,
+    /// `auxsmbconf`: lines of Samba's configuration (only LEGACY_SHARE).
+    pub auxiliary: String,
+}
+
 /// The whole NVMe target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NvmetTarget {

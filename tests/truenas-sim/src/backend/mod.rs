@@ -9,8 +9,8 @@
 //! layer can give it the errno of the appliance's version.
 //!
 //! Methods are synchronous and may block: every API call runs on a blocking thread. They may run at the same time;
-//! the common layer only serialises the mutations of one sharing service against each other (so `apply_nfs` and
-//! `apply_nvmet` are never entered twice at once).
+//! the common layer only serialises the mutations of one sharing service against each other (so `apply_nfs`,
+//! `apply_smb` and `apply_nvmet` are never entered twice at once).
 
 pub mod export;
 pub mod memory;
@@ -19,7 +19,7 @@ pub mod zfs;
 
 pub use export::{
     NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem,
-    NvmetTarget,
+    NvmetTarget, SmbShare,
 };
 pub use storage::{Dataset, DatasetKind, NewDataset, Pool, Property, Scope, Snapshot, Source};
 
@@ -154,6 +154,11 @@ pub trait Backend: Send + Sync + 'static {
     /// of a share or of the service, and at start, with the whole list.
     fn apply_nfs(&self, running: bool, exports: &[NfsExport]) -> Result<()>;
 
+    /// Makes the SMB server share exactly this; `running` false: serves nothing. Called as [`Backend::apply_nfs`] is. A
+    /// share that is no longer listed, or whose name changed, has its clients disconnected; any other change leaves live
+    /// connections alone.
+    fn apply_smb(&self, running: bool, shares: &[SmbShare]) -> Result<()>;
+
     /// Makes the kernel's NVMe target exactly this. Called after every change and at start with the whole target; the
     /// backend finds the difference. A host or port link that is no longer listed is removed at once. A restart is
     /// given as a sequence of targets in which parts are missing.
@@ -169,6 +174,6 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// The backend on a real pool, which is imported already.
-pub(crate) fn real(pool: &str) -> anyhow::Result<std::sync::Arc<dyn Backend>> {
-    Ok(std::sync::Arc::new(zfs::Zfs::new(&zfs::Settings { pool: pool.to_owned() })?))
+pub(crate) fn real(settings: &zfs::Settings) -> anyhow::Result<std::sync::Arc<dyn Backend>> {
+    Ok(std::sync::Arc::new(zfs::Zfs::new(settings)?))
 }

@@ -285,7 +285,9 @@ pub(super) async fn run(shared: &Arc<Shared>, command: Command) -> Result<Value,
         Command::Exports => {
             let Some(memory) = &shared.memory else { return Err("only the memory backend can tell".into()) };
             let ((running, exports), target) = (memory.exports(), memory.target());
+            let (smb, shares) = memory.shares();
             return Ok(json!({
+                "smb": {"running": smb, "shares": shares.iter().map(|s| json!({"name": s.name, "path": s.path, "hosts": s.hosts_allow})).collect::<Vec<_>>()},
                 "nfs": {"running": running, "exports": exports.iter().map(|e| json!({"path": e.path, "hosts": e.hosts})).collect::<Vec<_>>()},
                 "nvmet": {
                     "running": target.running,
@@ -340,5 +342,9 @@ fn put(shared: &Arc<Shared>, seed: Seed) -> Result<(), String> {
     }
     let _nfs = shared.services.nfs.lock().unwrap_or_else(PoisonError::into_inner);
     let _nvmet = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
-    exports::apply_nfs(shared).and_then(|()| exports::apply_nvmet(shared)).map_err(|f| f.summary())
+    let _smb = shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
+    exports::apply_nfs(shared)
+        .and_then(|()| exports::apply_smb(shared))
+        .and_then(|()| exports::apply_nvmet(shared))
+        .map_err(|f| f.summary())
 }

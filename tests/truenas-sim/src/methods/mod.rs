@@ -89,7 +89,7 @@ fn dispatch(method: &str, call: &Call) -> Result<Value, Failure> {
         "pool.snapshot" => snapshot::call(verb, call),
         "zfs.resource" => zfs_resource::call(verb, call),
         "sharing.nfs" | "nfs" => nfs::call(method, call),
-        "sharing.smb" => smb::call(verb, call),
+        "sharing.smb" | "smb" => smb::call(method, call),
         "service" => service::call(verb, call),
         "nvmet.global" | "nvmet.subsys" | "nvmet.namespace" | "nvmet.port" | "nvmet.host"
         | "nvmet.host_subsys" | "nvmet.port_subsys" => nvmet::call(namespace, verb, call),

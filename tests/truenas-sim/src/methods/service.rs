@@ -61,6 +61,7 @@ fn apply_state(call: &Call, id: i64, row: &mut Row, service: &str, state: &str) 
     match service {
         "nfs" => exports::apply_nfs(&call.shared),
         "nvmet" => exports::apply_nvmet(&call.shared),
+        "cifs" => exports::apply_smb(&call.shared),
         _ => Ok(()),
     }
 }

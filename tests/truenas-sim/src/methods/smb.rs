@@ -1,14 +1,28 @@
-//! `sharing.smb.*`: rows only; nothing is served.
+//! `sharing.smb.*` and `smb.config`.
+//!
+//! The rule it keeps: a share's options are of the type that its purpose has. Given options replace all earlier ones; a
+//! new purpose without options takes that purpose's defaults.
 
 use std::sync::PoisonError;
 
 use serde_json::{Map, Value, json};
 
 use super::{Call, merge, unserved};
+use crate::exports;
 use crate::failure::{Failure, Item};
 use crate::state::Table;
+use crate::validate;
 
-const LONGEST_NAME: usize = 80;
+/// Parameters that `auxsmbconf` may not carry: wrong values keep smbd from starting, or lead out of the share.
+const FORBIDDEN_PARAMETERS: &[&str] = &[
+    "include",
+    "path",
+    "interfaces",
+    "bind interfaces only",
+    "registry shares",
+    "passdb backend",
+    "state directory",
+];
 
 fn entry(call: &Call, row: &Map<String, Value>) -> Value {
     let mut row = row.clone();
@@ -19,71 +33,180 @@ fn entry(call: &Call, row: &Map<String, Value>) -> Value {
     Value::Object(row)
 }
 
-fn check(call: &Call, prefix: &str, row: &Map<String, Value>, own: Option<i64>) -> Result<(), Failure> {
+fn text<'a>(row: &'a Map<String, Value>, key: &str) -> &'a str {
+    row.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn check_path(
+    call: &Call,
+    at: &str,
+    row: &Map<String, Value>,
+    findings: &mut Vec<Item>,
+) -> Result<(), Failure> {
+    let path = text(row, "path");
+    let at = format!("{at}.path");
+    if text(row, "purpose") == "EXTERNAL_SHARE" {
+        if path != "EXTERNAL" {
+            findings.push(Item::new(at, format!("{path}: Path must be set to \"EXTERNAL\"")));
+        }
+        return Ok(());
+    }
+    if path.starts_with("EXTERNAL") {
+        let words = "External paths may only be set for shares with an EXTERNAL_SHARE purpose";
+        findings.push(Item::new(at, words));
+        return Ok(());
+    }
+    let pools = call.shared.backend.pools()?;
+    let inside = |pool: &str| {
+        path.strip_prefix("/mnt/")
+            .and_then(|p| p.strip_prefix(pool))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if !pools.iter().any(|pool| inside(&pool.name)) {
+        findings.push(Item::new(at, "The path must reside within a pool mount point"));
+    } else if !call.shared.backend.path_exists(path) {
+        findings.push(Item::new(at, "Path does not exist."));
+    }
+    Ok(())
+}
+
+fn check_auxiliary(at: &str, options: &Map<String, Value>, findings: &mut Vec<Item>) {
+    let at = format!("{at}.options.auxsmbconf");
+    for line in text(options, "auxsmbconf").lines().map(str::trim) {
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        match line.split_once('=') {
+            None => {
+                let words = format!("Auxiliary parameters must be in the format of \"key = value\": {line}");
+                findings.push(Item::new(at.clone(), words));
+            }
+            Some((key, _)) if FORBIDDEN_PARAMETERS.contains(&key.trim().to_lowercase().as_str()) => {
+                let words = format!(
+                    "{key} is a blacklisted auxiliary parameter. Changes to this parameter are not permitted."
+                );
+                findings.push(Item::new(at.clone(), words));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// What a purpose needs of the machine: the stand-in has no licence and no Apple extensions.
+fn check_purpose(at: &str, row: &Map<String, Value>, findings: &mut Vec<Item>) {
+    let words = match text(row, "purpose") {
+        "VEEAM_REPOSITORY_SHARE" => "Veeam repository shares require a TrueNAS enterprise license.",
+        "TIMEMACHINE_SHARE" | "FCP_SHARE" | "ENHANCED_TIMEMACHINE" => {
+            "Apple SMB2/3 protocol extension support is required by this parameter. This feature may be enabled in the \
+             general SMB server configuration."
+        }
+        _ => return,
+    };
+    findings.push(Item::new(format!("{at}.purpose"), words));
+}
+
+fn check(call: &Call, at: &str, row: &mut Map<String, Value>, own: Option<i64>) -> Result<(), Failure> {
     let mut findings = Vec::new();
-    let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
-    let name = text("name").to_lowercase();
-    if name.is_empty() || name.chars().count() > LONGEST_NAME {
-        findings.push(Item::new(format!("{prefix}.name"), "Share name must have 1 to 80 characters"));
-    }
-    if matches!(name.as_str(), "global" | "printers" | "homes") {
-        findings.push(Item::new(format!("{prefix}.name"), format!("{name} is a reserved section name")));
-    }
-    let taken = call.shared.rows().all(Table::Smb).any(|(id, other)| {
-        Some(id) != own && other.get("name").and_then(Value::as_str).is_some_and(|n| n.to_lowercase() == name)
-    });
+    let name = text(row, "name").to_lowercase();
+    let taken = call
+        .shared
+        .rows()
+        .all(Table::Smb)
+        .any(|(id, other)| Some(id) != own && text(other, "name").to_lowercase() == name);
     if taken {
-        findings.push(Item::new(format!("{prefix}.name"), "Share with this name already exists."));
+        let words = "Share names are case-insensitive and must be unique";
+        findings.push(Item::new(format!("{at}.name"), words));
     }
-    let path = text("path");
-    if path != "EXTERNAL" && !call.shared.backend.path_exists(path) {
-        findings.push(Item::new(format!("{prefix}.path"), format!("Path {path} does not exist")));
+    check_path(call, at, row, &mut findings)?;
+    check_purpose(at, row, &mut findings);
+    let audited = row.get("audit").and_then(|audit| audit.get("enable")) == Some(&json!(true));
+    let limited = |key: &str| {
+        row.get("audit")
+            .and_then(|audit| audit.get(key))
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty())
+    };
+    if audited && !limited("watch_list") && !limited("ignore_list") {
+        let words = "Watch list or ignore list is required to enable auditing for an SMB share.";
+        findings.push(Item::new(format!("{at}.audit.enable"), words));
+    }
+    if let Some(Value::Object(options)) = row.get_mut("options") {
+        check_auxiliary(at, options, &mut findings);
+        if options.get("vuid") == Some(&Value::Null) {
+            options.insert("vuid".into(), uuid::Uuid::new_v4().to_string().into());
+        } else if let Some(Value::String(vuid)) = options.get("vuid")
+            && uuid::Uuid::parse_str(vuid).is_err()
+        {
+            findings.push(Item::new(format!("{at}.options.vuid"), "Invalid UUID"));
+        }
     }
     if findings.is_empty() { Ok(()) } else { Err(Failure::Invalid(findings)) }
 }
 
-pub(super) fn call(verb: &str, call: &Call) -> Result<Value, Failure> {
+/// Gives a row without options those of its purpose.
+fn fill_options(row: &mut Map<String, Value>) {
+    if !row.get("options").is_some_and(Value::is_object) {
+        let options = validate::smb_options(text(row, "purpose")).unwrap_or(Value::Null);
+        row.insert("options".into(), options);
+    }
+}
+
+fn config() -> Value {
+    json!({
+        "id": 1, "netbiosname": "truenas", "netbiosalias": [], "workgroup": "WORKGROUP",
+        "description": "TrueNAS Server", "enable_smb1": false, "unixcharset": "UTF-8", "localmaster": true,
+        "syslog": false, "aapl_extensions": false, "admin_group": null, "guest": "nobody", "filemask": "DEFAULT",
+        "dirmask": "DEFAULT", "ntlmv1_auth": false, "multichannel": false, "encryption": "DEFAULT", "bindip": [],
+        "server_sid": null, "smb_options": "", "debug": false,
+    })
+}
+
+pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
     let shared = &call.shared;
     let lock = || shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
     let row_of = |id: i64| {
         let rows = shared.rows();
         rows.get(Table::Smb, id).cloned().ok_or_else(|| Failure::not_found("Share", id))
     };
-    match verb {
-        "query" => {
+    match method {
+        "smb.config" => Ok(config()),
+        "sharing.smb.query" => {
             let rows: Vec<_> = shared.rows().all(Table::Smb).map(|(_, row)| row.clone()).collect();
             call.query().run(rows.iter().map(|row| entry(call, row)).collect())
         }
-        "get_instance" => Ok(entry(call, &row_of(call.number(0))?)),
-        "create" => {
+        "sharing.smb.get_instance" => Ok(entry(call, &row_of(call.number(0))?)),
+        "sharing.smb.create" => {
             let _serial = lock();
             let mut row = call.object(0).clone();
-            if !row.get("options").is_some_and(Value::is_object) {
-                row.insert(
-                    "options".into(),
-                    json!({"aapl_name_mangling": false, "hostsallow": [], "hostsdeny": []}),
-                );
-            }
-            check(call, "sharingsmb_create", &row, None)?;
+            fill_options(&mut row);
+            check(call, "sharingsmb_create", &mut row, None)?;
             let id = shared.rows().insert(Table::Smb, row)?;
+            exports::apply_smb(shared)?;
             Ok(entry(call, &row_of(id)?))
         }
-        "update" => {
+        "sharing.smb.update" => {
             let _serial = lock();
             let id = call.number(0);
             let mut row = row_of(id)?;
-            merge(&mut row, call.object(1));
-            check(call, "sharingsmb_update", &row, Some(id))?;
+            let changes = call.object(1);
+            if changes.get("purpose").is_some_and(|purpose| row.get("purpose") != Some(purpose)) {
+                row.remove("options");
+            }
+            merge(&mut row, changes);
+            fill_options(&mut row);
+            check(call, "sharingsmb_update", &mut row, Some(id))?;
             shared.rows().replace(Table::Smb, id, row.clone())?;
+            exports::apply_smb(shared)?;
             Ok(entry(call, &row))
         }
-        "delete" => {
+        "sharing.smb.delete" => {
             let _serial = lock();
             let id = call.number(0);
             row_of(id)?;
             shared.rows().remove(&[(Table::Smb, id)])?;
+            exports::apply_smb(shared)?;
             Ok(json!(true))
         }
-        _ => Err(unserved(&format!("sharing.smb.{verb}"))),
+        _ => Err(unserved(method)),
     }
 }

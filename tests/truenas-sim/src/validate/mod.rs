@@ -80,6 +80,14 @@ pub fn methods() -> impl Iterator<Item = &'static str> {
     API.methods.keys().map(String::as_str)
 }
 
+/// The options that an SMB share of this purpose has when none are given; `None` when the purpose wants some.
+pub fn smb_options(purpose: &str) -> Option<Value> {
+    let options = serde_json::json!({"purpose": purpose});
+    let share = serde_json::json!({"name": "s", "path": "/mnt/s", "purpose": purpose, "options": options});
+    let accepted = params("sharing.smb.create", &[share]).ok()?;
+    accepted.first()?.get("options").cloned()
+}
+
 /// Checks the parameters of a call and fills in defaults.
 pub fn params(name: &str, given: &[Value]) -> Result<Vec<Value>, Failure> {
     let Some(method) = method(name) else {

@@ -45,6 +45,11 @@ pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut
                 refuse("options".into(), format!("Value error, {words}"));
             }
         }
+        ("sharing.smb.create" | "sharing.smb.update", "data") => {
+            if let Some(Err(words)) = text("name").map(check_smb_name) {
+                refuse("data.name".into(), format!("Value error, {words}"));
+            }
+        }
         ("nvmet.subsys.create" | "nvmet.subsys.update", _) => {
             if let Some(Err(words)) = text("subnqn").map(check_nqn) {
                 refuse(format!("{parameter}.subnqn"), format!("Value error, {words}"));
@@ -78,6 +83,36 @@ pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut
         }
         _ => {}
     }
+}
+
+/// Names of sections of Samba's configuration that are no shares.
+const RESERVED_SMB_NAMES: &[&str] = &["global", "printers", "homes"];
+/// Characters that MS-FSCC 2.1.6 keeps out of a share's name, in the order in which they are named here.
+const NOT_IN_SMB_NAMES: &str = "%<>*?|/\\+=;:\",[]";
+/// Longest name of a share, in characters.
+const LONGEST_SMB_NAME: usize = 80;
+
+/// Checks the name of an SMB share. The error is in the appliance's words.
+fn check_smb_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("Share name must contain at least one character".into());
+    }
+    if name.chars().count() > LONGEST_SMB_NAME {
+        return Err(format!("{name}: share name must not exceed 80 characters in length"));
+    }
+    if RESERVED_SMB_NAMES.contains(&name.to_lowercase().as_str()) {
+        return Err(format!("{name}: share name is reserved."));
+    }
+    let bad: Vec<String> =
+        NOT_IN_SMB_NAMES.chars().filter(|c| name.contains(*c)).map(|c| c.to_string()).collect();
+    if !bad.is_empty() {
+        let bad = bad.join(", ");
+        return Err(format!("{name}: share name contains the following invalid characters: {bad}"));
+    }
+    if name.contains(char::is_control) {
+        return Err(format!("{name}: share name contains unicode control characters"));
+    }
+    Ok(())
 }
 
 /// `DHHC-1:0x:<base64>:`

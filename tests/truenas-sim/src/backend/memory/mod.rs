@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
-    Refusal, Result, Scope, Snapshot,
+    Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use crate::state::{Journal, Tables};
 use pool::{Node, State};
@@ -44,6 +44,7 @@ pub struct Memory {
     state: Mutex<State>,
     device_delay_ms: AtomicU64,
     exports: Mutex<(bool, Vec<NfsExport>)>,
+    shares: Mutex<(bool, Vec<SmbShare>)>,
     target: Mutex<NvmetTarget>,
 }
 
@@ -55,6 +56,7 @@ impl Memory {
             state: Mutex::new(state),
             device_delay_ms: AtomicU64::new(settings.device_delay.as_millis().try_into().unwrap_or(u64::MAX)),
             exports: Mutex::default(),
+            shares: Mutex::default(),
             target: Mutex::default(),
         })
     }
@@ -67,6 +69,11 @@ impl Memory {
     /// The exports last applied, and whether the server runs.
     pub fn exports(&self) -> (bool, Vec<NfsExport>) {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The SMB shares last applied, and whether the server runs.
+    pub fn shares(&self) -> (bool, Vec<SmbShare>) {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The NVMe target last applied.
@@ -186,6 +193,11 @@ impl Backend for Memory {
 
     fn apply_nfs(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
         *self.exports.lock().unwrap_or_else(PoisonError::into_inner) = (running, exports.to_vec());
+        Ok(())
+    }
+
+    fn apply_smb(&self, running: bool, shares: &[SmbShare]) -> Result<()> {
+        *self.shares.lock().unwrap_or_else(PoisonError::into_inner) = (running, shares.to_vec());
         Ok(())
     }
 

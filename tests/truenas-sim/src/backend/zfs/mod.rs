@@ -10,6 +10,7 @@ mod command;
 mod listing;
 mod nfs;
 mod nvmet;
+mod smb;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
-    Refusal, Result, Scope, Snapshot,
+    Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use command::{run, zfs, zfs_busy};
 
@@ -29,6 +30,19 @@ const HOLD_TAG: &str = "truenas";
 pub struct Settings {
     /// The imported pool that is the appliance's only one.
     pub pool: String,
+    /// Where Samba's own files lie; `None`: SMB cannot be served.
+    pub smb_dir: Option<PathBuf>,
+    /// The user that SMB clients log in as; `None`: SMB cannot be served.
+    pub smb_user: Option<SmbUser>,
+}
+
+/// The one user of the SMB server.
+#[derive(Debug, Clone)]
+pub struct SmbUser {
+    /// Name, which is also that of an account of the machine.
+    pub name: String,
+    /// File that holds the password in its first line.
+    pub password_file: PathBuf,
 }
 
 /// A real pool with real exports.
@@ -39,6 +53,7 @@ pub struct Zfs {
     root: PathBuf,
     nfs: nfs::Server,
     nvmet: nvmet::Target,
+    smb: smb::Server,
 }
 
 impl Zfs {
@@ -54,6 +69,7 @@ impl Zfs {
         let backend = Self {
             nfs: nfs::Server::new(),
             nvmet: nvmet::Target::new(Path::new("/sys/kernel/config/nvmet"), &root),
+            smb: smb::Server::new(settings, &root),
             pool,
             root,
         };
@@ -222,6 +238,10 @@ impl Backend for Zfs {
 
     fn apply_nfs(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
         self.nfs.apply(running, exports)
+    }
+
+    fn apply_smb(&self, running: bool, shares: &[SmbShare]) -> Result<()> {
+        self.smb.apply(running, shares)
     }
 
     fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()> {

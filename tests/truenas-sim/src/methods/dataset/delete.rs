@@ -40,7 +40,10 @@ fn detach(call: &Call, dataset: &Dataset) -> Result<(), Failure> {
     {
         let _serial = shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = enabled_below(Table::Smb, "path", &mount);
-        shared.rows().remove(&gone)?;
+        if !gone.is_empty() {
+            shared.rows().remove(&gone)?;
+            exports::apply_smb(shared)?;
+        }
     }
     let _serial = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
     let mut gone = enabled_below(Table::Namespace, "device_path", &zvol);
