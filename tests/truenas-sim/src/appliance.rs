@@ -42,6 +42,8 @@ pub(crate) struct Services {
     pub nfs: Mutex<()>,
     /// `cifs`
     pub smb: Mutex<()>,
+    /// `iscsitarget`
+    pub iscsi: Mutex<()>,
     /// `nvmet`
     pub nvmet: Mutex<()>,
 }
@@ -154,7 +156,9 @@ impl Shared {
             let _nfs = shared.services.nfs.lock().unwrap_or_else(PoisonError::into_inner);
             let _nvmet = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
             let _smb = shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
+            let _iscsi = shared.services.iscsi.lock().unwrap_or_else(PoisonError::into_inner);
             exports::apply_nfs(&shared)?;
+            exports::apply_iscsi(&shared)?;
             exports::apply_smb(&shared)?;
             exports::apply_nvmet(&shared)
         })
@@ -381,7 +385,10 @@ fn first_start(shared: &Arc<Shared>) -> Result<(), Failure> {
     {
         let mut rows = shared.rows();
         if rows.all(Table::Service).next().is_none() {
-            for (service, on) in [("cifs", false), ("iscsitarget", false), ("nfs", true), ("nvmet", true)] {
+            let memory = matches!(shared.config.backend, BackendChoice::Memory);
+            let smb = memory || shared.config.smb_user.is_some();
+            let iscsi = memory || shared.config.iscsi_portal.is_some();
+            for (service, on) in [("cifs", smb), ("iscsitarget", iscsi), ("nfs", true), ("nvmet", true)] {
                 let state = if on { "RUNNING" } else { "STOPPED" };
                 rows.insert(
                     Table::Service,
@@ -400,6 +407,14 @@ fn first_start(shared: &Arc<Shared>) -> Result<(), Failure> {
                 })),
             )?;
         }
+        if rows.get(Table::Config, exports::ISCSI_CONFIG).is_none() {
+            let port = shared.config.iscsi_portal.map_or(3260, |portal| portal.port());
+            let row = json!({
+                "basename": "iqn.2005-10.org.freenas.ctl", "isns_servers": [], "listen_port": port,
+                "pool_avail_threshold": null, "alua": false, "iser": false,
+            });
+            rows.insert(Table::Config, object(row))?;
+        }
         // After a boot a service runs when it is enabled.
         let restarted: Vec<_> = rows.all(Table::Service).map(|(id, row)| (id, row.clone())).collect();
         for (id, mut row) in restarted {
@@ -409,6 +424,10 @@ fn first_start(shared: &Arc<Shared>) -> Result<(), Failure> {
                 rows.replace(Table::Service, id, row)?;
             }
         }
+    }
+    let no_portal = shared.rows().all(Table::IscsiPortal).next().is_none();
+    if let Some(portal) = shared.config.iscsi_portal.filter(|_| no_portal) {
+        crate::methods::iscsi::portal::insert(shared, &portal.ip().to_string())?;
     }
     if let Some(address) = shared.config.nvmet_port {
         let there = {

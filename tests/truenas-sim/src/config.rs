@@ -81,6 +81,8 @@ pub struct Config {
     pub nvmet_port: Option<SocketAddr>,
     /// The user that SMB clients log in as (zfs backend; without one SMB cannot be served there).
     pub smb_user: Option<SmbUser>,
+    /// An iSCSI portal that exists from the first start.
+    pub iscsi_portal: Option<SocketAddr>,
     /// How long a refused login takes (the appliance: 1 to 2 s).
     pub failed_login_delay: Duration,
     /// Unauthenticated calls per method and address in 60 s (the appliance: 20).
@@ -105,6 +107,7 @@ impl Default for Config {
             backend: BackendChoice::Memory,
             pool: Settings::default(),
             nvmet_port: None,
+            iscsi_portal: None,
             smb_user: None,
             failed_login_delay: Duration::ZERO,
             login_rate: 20,

@@ -1,6 +1,6 @@
 //! From rows to what the servers shall serve. Called under the service's lock after every change.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::appliance::Shared;
 use crate::backend::{
-    NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSubsystem, NvmetTarget,
-    SmbShare,
+    IscsiChap, IscsiGroup, IscsiTarget, IscsiTargetEntry, IscsiUnit, NfsExport, NfsSecurity, NvmetDevice,
+    NvmetHost, NvmetNamespace, NvmetPort, NvmetSubsystem, NvmetTarget, SmbShare,
 };
 use crate::failure::{ESERVICESTARTFAILURE, Failure};
 use crate::state::{Row, Rows, Table};
@@ -232,4 +232,91 @@ pub(crate) fn apply_nvmet(shared: &Arc<Shared>) -> Result<(), Failure> {
     reload(shared);
     let target = nvmet_target(&shared.rows(), shared.stage());
     shared.backend.apply_nvmet(&target).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
+}
+
+/// Id of the single row of `iscsi.global`.
+pub(crate) const ISCSI_CONFIG: i64 = 2;
+
+/// `iscsi.global.config.basename`
+pub(crate) fn iscsi_base(rows: &Rows) -> String {
+    rows.get(Table::Config, ISCSI_CONFIG).map(|row| text(row, "basename").to_owned()).unwrap_or_default()
+}
+
+/// `iscsi.global.config.listen_port`
+pub(crate) fn iscsi_port(rows: &Rows) -> u16 {
+    let port = rows.get(Table::Config, ISCSI_CONFIG).map(|row| number(row, "listen_port"));
+    port.and_then(|port| u16::try_from(port).ok()).unwrap_or(3260)
+}
+
+/// The IQN under which a target of this name is served.
+pub(crate) fn iqn(rows: &Rows, name: &str) -> String {
+    let whole = ["iqn.", "naa.", "eui."].iter().any(|prefix| name.starts_with(prefix));
+    if whole { name.to_owned() } else { format!("{}:{name}", iscsi_base(rows)) }
+}
+
+/// The iSCSI targets that have logical units and admit somebody.
+fn iscsi_target(rows: &Rows, is_running: bool) -> IscsiTarget {
+    let port = iscsi_port(rows);
+    let portals = |id: i64| -> Vec<SocketAddr> {
+        let listen = rows.get(Table::IscsiPortal, id).and_then(|row| row.get("listen")?.as_array());
+        let addresses = listen.into_iter().flatten().filter_map(|one| one.get("ip")?.as_str()?.parse().ok());
+        addresses.map(|ip: IpAddr| SocketAddr::new(ip, port)).collect()
+    };
+    let group = |group: &Row| {
+        let admitted = group.get("initiator").and_then(Value::as_i64);
+        let admitted = admitted.and_then(|id| rows.get(Table::IscsiInitiator, id));
+        let method = text(group, "authmethod");
+        let tag = group.get("auth").filter(|_| method.starts_with("CHAP"));
+        let auth = tag.and_then(|tag| rows.find(Table::IscsiAuth, "tag", tag)).map(|(_, auth)| IscsiChap {
+            user: text(auth, "user").to_owned(),
+            secret: text(auth, "secret").to_owned(),
+            peer: (method == "CHAP_MUTUAL")
+                .then(|| (text(auth, "peeruser").to_owned(), text(auth, "peersecret").to_owned())),
+        });
+        IscsiGroup {
+            portals: portals(number(group, "portal")),
+            initiators: admitted.map(|row| list(row, "initiators")).unwrap_or_default(),
+            auth,
+        }
+    };
+    let unit = |mapping: &Row| {
+        let extent = rows.get(Table::IscsiExtent, number(mapping, "extent"))?;
+        is_on(extent, "enabled").then(|| {
+            Some(IscsiUnit {
+                lun: u16::try_from(number(mapping, "lunid")).ok()?,
+                name: text(extent, "name").to_owned(),
+                zvol: text(extent, "disk").strip_prefix("zvol/")?.to_owned(),
+                serial: text(extent, "serial").to_owned(),
+                read_only: is_on(extent, "ro"),
+            })
+        })?
+    };
+    let targets = rows.all(Table::IscsiTarget).map(|(id, row)| IscsiTargetEntry {
+        iqn: iqn(rows, text(row, "name")),
+        groups: row
+            .get("groups")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|value| value.as_object().map(group))
+            .collect(),
+        units: rows
+            .all(Table::IscsiTargetExtent)
+            .filter(|(_, mapping)| number(mapping, "target") == id)
+            .filter_map(|(_, mapping)| unit(mapping))
+            .collect(),
+    });
+    // A target without logical units is not served (`scst.conf.mako`).
+    let targets = targets.filter(|target| !target.units.is_empty() && !target.groups.is_empty()).collect();
+    IscsiTarget { running: is_running, targets }
+}
+
+/// Makes the iSCSI target serve the rows.
+pub(crate) fn apply_iscsi(shared: &Arc<Shared>) -> Result<(), Failure> {
+    reload(shared);
+    let target = {
+        let rows = shared.rows();
+        iscsi_target(&rows, running(&rows, "iscsitarget") && shared.stage() == Stage::Complete)
+    };
+    shared.backend.apply_iscsi(&target).map_err(|e| Failure::call(ESERVICESTARTFAILURE, e.text))
 }

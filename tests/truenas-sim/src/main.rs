@@ -54,6 +54,9 @@ struct Cli {
     /// An NVMe/TCP port (address:port) that is configured from the first start.
     #[arg(long, env = "TNS_CSI_NVMET_PORT", value_name = "ADDR")]
     nvmet_port: Option<SocketAddr>,
+    /// An iSCSI portal (address:port) that is configured from the first start.
+    #[arg(long, env = "TNS_CSI_ISCSI_PORTAL", value_name = "ADDR")]
+    iscsi_portal: Option<SocketAddr>,
     /// User that SMB clients log in as (zfs backend): an account of this machine. Without it service `cifs` cannot run.
     #[arg(long, env = "TNS_CSI_SMB_USER", value_name = "NAME", requires = "smb_password_file")]
     smb_user: Option<String>,
@@ -112,6 +115,7 @@ fn config(cli: Cli) -> anyhow::Result<Config> {
         },
         pool: Settings { pool: cli.pool, size: cli.pool_size, ..Settings::default() },
         nvmet_port: cli.nvmet_port,
+        iscsi_portal: cli.iscsi_portal,
         smb_user: cli
             .smb_user
             .zip(cli.smb_password_file)

@@ -1,6 +1,6 @@
-//! The values that describe exports: what the NFS server and the NVMe target shall serve.
+//! The values that describe exports: what the file servers and the block targets shall serve.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// One enabled NFS share whose dataset is there (`sharing.nfs` row, reduced to what the server needs).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,4 +177,82 @@ pub struct NvmetSession {
     pub port_index: i64,
     /// Controller id.
     pub controller: i64,
+}
+
+/// The whole iSCSI target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IscsiTarget {
+    /// Service state; false: nothing is served.
+    pub running: bool,
+    /// Targets that have logical units and groups.
+    pub targets: Vec<IscsiTargetEntry>,
+}
+
+/// One target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IscsiTargetEntry {
+    /// Target name.
+    pub iqn: String,
+    /// Who is admitted at which portals.
+    pub groups: Vec<IscsiGroup>,
+    /// Logical units.
+    pub units: Vec<IscsiUnit>,
+}
+
+/// Portals and whom they admit to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IscsiGroup {
+    /// Addresses listened at.
+    pub portals: Vec<SocketAddr>,
+    /// Initiator names; empty: every initiator.
+    pub initiators: Vec<String>,
+    /// CHAP, when the group asks for it.
+    pub auth: Option<IscsiChap>,
+}
+
+/// CHAP credentials. They are secrets: `Debug` leaves them out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IscsiChap {
+    /// User that the initiator presents.
+    pub user: String,
+    /// Its secret.
+    pub secret: String,
+    /// User and secret that the target presents (mutual CHAP).
+    pub peer: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for IscsiChap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IscsiChap")
+            .field("user", &self.user)
+            .field("secret", &"(redacted)")
+            .field("peer", &self.peer.as_ref().map(|(user, _)| user))
+            .finish()
+    }
+}
+
+/// One logical unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IscsiUnit {
+    /// Number.
+    pub lun: u16,
+    /// Name of the extent.
+    pub name: String,
+    /// The zvol behind it, by dataset name.
+    pub zvol: String,
+    /// Unit serial number (VPD page 0x80).
+    pub serial: String,
+    /// It refuses writes.
+    pub read_only: bool,
+}
+
+/// A logged-in initiator (`iscsi.global.sessions`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IscsiSession {
+    /// Initiator name.
+    pub initiator: String,
+    /// Its address.
+    pub address: String,
+    /// Target name.
+    pub target: String,
 }

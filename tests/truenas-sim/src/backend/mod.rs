@@ -18,8 +18,8 @@ pub mod storage;
 pub mod zfs;
 
 pub use export::{
-    NfsExport, NfsSecurity, NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem,
-    NvmetTarget, SmbShare,
+    IscsiChap, IscsiGroup, IscsiSession, IscsiTarget, IscsiTargetEntry, IscsiUnit, NfsExport, NfsSecurity,
+    NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem, NvmetTarget, SmbShare,
 };
 pub use storage::{Dataset, DatasetKind, NewDataset, Pool, Property, Scope, Snapshot, Source};
 
@@ -163,6 +163,13 @@ pub trait Backend: Send + Sync + 'static {
     /// backend finds the difference. A host or port link that is no longer listed is removed at once. A restart is
     /// given as a sequence of targets in which parts are missing.
     fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()>;
+
+    /// Makes the iSCSI target exactly this. Called after every change and at start with the whole target; the backend
+    /// finds the difference. An initiator that is no longer listed loses its session.
+    fn apply_iscsi(&self, target: &IscsiTarget) -> Result<()>;
+
+    /// The initiators logged in at this moment.
+    fn iscsi_sessions(&self) -> Result<Vec<IscsiSession>>;
 
     /// The NVMe controllers connected at this moment.
     fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>>;

@@ -343,7 +343,9 @@ fn put(shared: &Arc<Shared>, seed: Seed) -> Result<(), String> {
     let _nfs = shared.services.nfs.lock().unwrap_or_else(PoisonError::into_inner);
     let _nvmet = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
     let _smb = shared.services.smb.lock().unwrap_or_else(PoisonError::into_inner);
+    let _iscsi = shared.services.iscsi.lock().unwrap_or_else(PoisonError::into_inner);
     exports::apply_nfs(shared)
+        .and_then(|()| exports::apply_iscsi(shared))
         .and_then(|()| exports::apply_smb(shared))
         .and_then(|()| exports::apply_nvmet(shared))
         .map_err(|f| f.summary())

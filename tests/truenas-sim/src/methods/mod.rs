@@ -2,7 +2,9 @@
 
 mod auth;
 mod core;
+mod crud;
 mod dataset;
+pub(crate) mod iscsi;
 mod nfs;
 pub(crate) mod nvmet;
 mod pool;
@@ -93,6 +95,8 @@ fn dispatch(method: &str, call: &Call) -> Result<Value, Failure> {
         "service" => service::call(verb, call),
         "nvmet.global" | "nvmet.subsys" | "nvmet.namespace" | "nvmet.port" | "nvmet.host"
         | "nvmet.host_subsys" | "nvmet.port_subsys" => nvmet::call(namespace, verb, call),
+        "iscsi.global" | "iscsi.portal" | "iscsi.initiator" | "iscsi.auth" | "iscsi.target"
+        | "iscsi.extent" | "iscsi.targetextent" => iscsi::call(namespace, verb, call),
         _ => Err(unserved(method)),
     }
 }

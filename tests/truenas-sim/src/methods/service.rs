@@ -53,6 +53,7 @@ fn apply_state(call: &Call, id: i64, row: &mut Row, service: &str, state: &str) 
     let lock = match service {
         "nfs" => &services.nfs,
         "nvmet" => &services.nvmet,
+        "iscsitarget" => &services.iscsi,
         _ => &services.smb,
     };
     let _serial = lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,6 +63,7 @@ fn apply_state(call: &Call, id: i64, row: &mut Row, service: &str, state: &str) 
         "nfs" => exports::apply_nfs(&call.shared),
         "nvmet" => exports::apply_nvmet(&call.shared),
         "cifs" => exports::apply_smb(&call.shared),
+        "iscsitarget" => exports::apply_iscsi(&call.shared),
         _ => Ok(()),
     }
 }

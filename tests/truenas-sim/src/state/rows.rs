@@ -34,6 +34,18 @@ pub enum Table {
     HostSubsys,
     /// `nvmet.port_subsys`
     PortSubsys,
+    /// `iscsi.portal`
+    IscsiPortal,
+    /// `iscsi.initiator`
+    IscsiInitiator,
+    /// `iscsi.auth`
+    IscsiAuth,
+    /// `iscsi.target`
+    IscsiTarget,
+    /// `iscsi.extent`
+    IscsiExtent,
+    /// `iscsi.targetextent`
+    IscsiTargetExtent,
     /// API keys (state of each: revoked or not)
     ApiKey,
     /// `nvmet.global` and other single rows, by id
@@ -42,7 +54,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::Nfs,
         Self::Smb,
         Self::Service,
@@ -52,6 +64,12 @@ impl Table {
         Self::Host,
         Self::HostSubsys,
         Self::PortSubsys,
+        Self::IscsiPortal,
+        Self::IscsiInitiator,
+        Self::IscsiAuth,
+        Self::IscsiTarget,
+        Self::IscsiExtent,
+        Self::IscsiTargetExtent,
         Self::ApiKey,
         Self::Config,
     ];
@@ -68,6 +86,12 @@ impl Table {
             Self::Host => "nvmet.host",
             Self::HostSubsys => "nvmet.host_subsys",
             Self::PortSubsys => "nvmet.port_subsys",
+            Self::IscsiPortal => "iscsi.portal",
+            Self::IscsiInitiator => "iscsi.initiator",
+            Self::IscsiAuth => "iscsi.auth",
+            Self::IscsiTarget => "iscsi.target",
+            Self::IscsiExtent => "iscsi.extent",
+            Self::IscsiTargetExtent => "iscsi.targetextent",
             Self::ApiKey => "api_key",
             Self::Config => "config",
         }

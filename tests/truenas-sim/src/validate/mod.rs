@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::{Failure, Item};
-pub use rules::is_dataset_name;
+pub use rules::{is_dataset_name, is_target_name};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

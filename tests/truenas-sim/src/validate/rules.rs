@@ -50,6 +50,14 @@ pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut
                 refuse("data.name".into(), format!("Value error, {words}"));
             }
         }
+        ("iscsi.target.create" | "iscsi.target.update", _)
+            if text("name").is_some_and(|name| !is_target_name(name)) =>
+        {
+            // The appliance's own words, the missing space among them.
+            let words = "Assertion failed, Name can only contain lowercase alphanumeric charactersplus dot (.), \
+                         dash (-), and colon (:)";
+            refuse(format!("{parameter}.name"), words.into());
+        }
         ("nvmet.subsys.create" | "nvmet.subsys.update", _) => {
             if let Some(Err(words)) = text("subnqn").map(check_nqn) {
                 refuse(format!("{parameter}.subnqn"), format!("Value error, {words}"));
@@ -83,6 +91,11 @@ pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut
         }
         _ => {}
     }
+}
+
+/// Whether an iSCSI target may have this name.
+pub fn is_target_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | ':'))
 }
 
 /// Names of sections of Samba's configuration that are no shares.

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
-    Refusal, Result, Scope, SmbShare, Snapshot,
+    Backend, BackendError, Dataset, DatasetKind, IscsiSession, IscsiTarget, NewDataset, NfsExport,
+    NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use crate::state::{Journal, Tables};
 use pool::{Node, State};
@@ -45,6 +45,7 @@ pub struct Memory {
     device_delay_ms: AtomicU64,
     exports: Mutex<(bool, Vec<NfsExport>)>,
     shares: Mutex<(bool, Vec<SmbShare>)>,
+    iscsi: Mutex<IscsiTarget>,
     target: Mutex<NvmetTarget>,
 }
 
@@ -57,6 +58,7 @@ impl Memory {
             device_delay_ms: AtomicU64::new(settings.device_delay.as_millis().try_into().unwrap_or(u64::MAX)),
             exports: Mutex::default(),
             shares: Mutex::default(),
+            iscsi: Mutex::default(),
             target: Mutex::default(),
         })
     }
@@ -74,6 +76,11 @@ impl Memory {
     /// The SMB shares last applied, and whether the server runs.
     pub fn shares(&self) -> (bool, Vec<SmbShare>) {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The iSCSI target last applied.
+    pub fn iscsi(&self) -> IscsiTarget {
+        self.iscsi.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The NVMe target last applied.
@@ -204,6 +211,15 @@ impl Backend for Memory {
     fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()> {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target.clone();
         Ok(())
+    }
+
+    fn apply_iscsi(&self, target: &IscsiTarget) -> Result<()> {
+        *self.iscsi.lock().unwrap_or_else(PoisonError::into_inner) = target.clone();
+        Ok(())
+    }
+
+    fn iscsi_sessions(&self) -> Result<Vec<IscsiSession>> {
+        Ok(Vec::new())
     }
 
     fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>> {

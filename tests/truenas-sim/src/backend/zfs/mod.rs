@@ -7,6 +7,8 @@
 //! its pool. It runs as root, in a guest that is thrown away.
 
 mod command;
+mod configfs;
+mod iscsi;
 mod listing;
 mod nfs;
 mod nvmet;
@@ -17,8 +19,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, NewDataset, NfsExport, NvmetSession, NvmetTarget, Pool,
-    Refusal, Result, Scope, SmbShare, Snapshot,
+    Backend, BackendError, Dataset, DatasetKind, IscsiSession, IscsiTarget, NewDataset, NfsExport,
+    NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use command::{run, zfs, zfs_busy};
 
@@ -52,6 +54,7 @@ pub struct Zfs {
     /// What stands before `/mnt` on this machine: the pool's `altroot`, or nothing.
     root: PathBuf,
     nfs: nfs::Server,
+    iscsi: iscsi::Target,
     nvmet: nvmet::Target,
     smb: smb::Server,
 }
@@ -68,6 +71,7 @@ impl Zfs {
         };
         let backend = Self {
             nfs: nfs::Server::new(),
+            iscsi: iscsi::Target::new(Path::new("/sys/kernel/config/target")),
             nvmet: nvmet::Target::new(Path::new("/sys/kernel/config/nvmet"), &root),
             smb: smb::Server::new(settings, &root),
             pool,
@@ -242,6 +246,14 @@ impl Backend for Zfs {
 
     fn apply_smb(&self, running: bool, shares: &[SmbShare]) -> Result<()> {
         self.smb.apply(running, shares)
+    }
+
+    fn apply_iscsi(&self, target: &IscsiTarget) -> Result<()> {
+        self.iscsi.apply(target)
+    }
+
+    fn iscsi_sessions(&self) -> Result<Vec<IscsiSession>> {
+        self.iscsi.sessions()
     }
 
     fn apply_nvmet(&self, target: &NvmetTarget) -> Result<()> {

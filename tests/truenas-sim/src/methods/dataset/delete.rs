@@ -45,12 +45,51 @@ fn detach(call: &Call, dataset: &Dataset) -> Result<(), Failure> {
             exports::apply_smb(shared)?;
         }
     }
+    detach_iscsi(call, &zvol)?;
     let _serial = shared.services.nvmet.lock().unwrap_or_else(PoisonError::into_inner);
     let mut gone = enabled_below(Table::Namespace, "device_path", &zvol);
     gone.extend(enabled_below(Table::Namespace, "device_path", &mount));
     if !gone.is_empty() {
         shared.rows().remove(&gone)?;
         exports::apply_nvmet(shared)?;
+    }
+    Ok(())
+}
+
+/// Removes the enabled extents of a zvol and of those below it, their mappings, and targets that are left without any.
+fn detach_iscsi(call: &Call, zvol: &str) -> Result<(), Failure> {
+    let shared = &call.shared;
+    let _serial = shared.services.iscsi.lock().unwrap_or_else(PoisonError::into_inner);
+    let gone = {
+        let rows = shared.rows();
+        let inside =
+            |disk: &str| disk.strip_prefix(zvol).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let extents: Vec<i64> = rows
+            .all(Table::IscsiExtent)
+            .filter(|(_, row)| row.get("enabled") == Some(&json!(true)))
+            .filter(|(_, row)| row.get("disk").and_then(Value::as_str).is_some_and(inside))
+            .map(|(id, _)| id)
+            .collect();
+        let number = |row: &crate::state::Row, field: &str| row.get(field).and_then(Value::as_i64);
+        let of_extents =
+            |row: &crate::state::Row| number(row, "extent").is_some_and(|id| extents.contains(&id));
+        let mut gone = Vec::new();
+        let mut targets = std::collections::BTreeSet::new();
+        for (id, row) in rows.all(Table::IscsiTargetExtent).filter(|(_, row)| of_extents(row)) {
+            gone.push((Table::IscsiTargetExtent, id));
+            targets.extend(number(row, "target"));
+        }
+        let keeps = |target: i64| {
+            let mut left = rows.all(Table::IscsiTargetExtent).filter(|(_, row)| !of_extents(row));
+            left.any(|(_, row)| number(row, "target") == Some(target))
+        };
+        gone.extend(targets.into_iter().filter(|target| !keeps(*target)).map(|id| (Table::IscsiTarget, id)));
+        gone.extend(extents.iter().map(|id| (Table::IscsiExtent, *id)));
+        gone
+    };
+    if !gone.is_empty() {
+        shared.rows().remove(&gone)?;
+        exports::apply_iscsi(shared)?;
     }
     Ok(())
 }
