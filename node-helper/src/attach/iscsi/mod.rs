@@ -288,7 +288,9 @@ fn named(target: &Iqn) -> String {
 
 /// iscsiadm's last words with its status.
 fn said(output: &Output) -> String {
-    let words = output.stderr.lines().last().unwrap_or_default();
+    // The line with the reason is followed by one that only says how many portals failed.
+    let reported = output.stderr.lines().find(|line| line.contains("reported error"));
+    let words = reported.or_else(|| output.stderr.lines().last()).unwrap_or_default();
     format!("iscsiadm ended with status {}: {words}", output.code)
 }
 
