@@ -59,7 +59,7 @@ impl Reason {
                 "the helper may not use /dev/nvme-fabrics: it has to run as root on the host"
             }
             Self::NotListening => {
-                "nothing listens there: is the NVMe-oF service of the appliance running, and the port linked to the \
+                "nothing listens there: is the protocol's service of the appliance running, and the port linked to the \
                  subsystem?"
             }
             Self::Unreachable => "no answer: check the network between this node and the appliance",

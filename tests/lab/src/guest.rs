@@ -44,6 +44,7 @@ const MODULES: &[&[&str]] = &[
     &["dummy", "numdummies=0"],
     &["iscsi_target_mod"],
     &["target_core_iblock"],
+    &["sd_mod"],
     &["iscsi_tcp"],
 ];
 

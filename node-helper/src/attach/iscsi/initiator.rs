@@ -59,8 +59,13 @@ impl Initiator for HostInitiator {
                 tool,
                 arguments: arguments.into_iter().map(Into::into).collect(),
                 input: Input::Nothing,
-                // Both talk to a daemon that asks only for uid 0, and write files that belong to root.
-                privilege: Privilege::None,
+                privilege: match tool {
+                    // Its daemon asks only for uid 0 and its files belong to root, but the kernel shows the transport's
+                    // handle, without which iscsiadm sees no session (and ends with 0), only to CAP_SYS_ADMIN
+                    // (`drivers/scsi/scsi_transport_iscsi.c`, `show_transport_handle`; seen with 2.1.11).
+                    Tool::Iscsiadm => Privilege::Inherited,
+                    _ => Privilege::None,
+                },
             };
             tools.run(invocation, deadline).await
         })

@@ -1,5 +1,6 @@
 //! Logging in: which portals, in which order, and what one login takes.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use crate::tool::{Output, Tool};
 
 /// How long a portal may take to accept a connection before it comes last.
 const REACH: Duration = Duration::from_secs(3);
+/// How long a portal may take to accept a connection at all. iscsid would ask one that does not for a whole
+/// `login_timeout`, however clearly it is refused (seen with 2.1.11).
+const ACCEPT: Duration = Duration::from_secs(10);
 /// How long one login may take in all: iscsid ends it by itself long before, and is not left alone with it.
 const LOGIN: Duration = Duration::from_secs(120);
 
@@ -32,7 +36,8 @@ pub struct Tuning {
     pub multipath_replacement_seconds: u16,
     /// Seconds for one attempt to log in (`login_timeout`).
     pub login_seconds: u32,
-    /// Attempts at the first login (`initial_login_retry_max`).
+    /// How many times that long the first login may go on (`initial_login_retry_max`): a target that is not there
+    /// closes the connection, and iscsid tries again until this time is over.
     pub login_attempts: u32,
 }
 
@@ -42,7 +47,7 @@ impl Default for Tuning {
             replacement_seconds: None,
             multipath_replacement_seconds: 15,
             login_seconds: 15,
-            login_attempts: 2,
+            login_attempts: 1,
         }
     }
 }
@@ -195,6 +200,17 @@ impl Iscsi {
         let now = Instant::now();
         let deadline = now.checked_add(LOGIN).unwrap_or(now);
         let name = &target.identity.target;
+        // Before anything is written for it.
+        match timeout(ACCEPT, self.host.reach(portal)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                return Err((Reason::NotListening, error.to_string()));
+            }
+            Ok(Err(error)) => return Err((Reason::Unreachable, error.to_string())),
+            Err(_elapsed) => {
+                return Err((Reason::Unreachable, format!("no connection in {} s", ACCEPT.as_secs())));
+            }
+        }
         let outcome = match self.record(target, portal, deadline).await {
             Ok(()) => self.log_in_by_record(target, portal, deadline).await,
             Err(error) => Err((reason_of(&error), error.to_string())),

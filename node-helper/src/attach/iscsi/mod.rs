@@ -185,8 +185,11 @@ impl Iscsi {
         }
         while let Some(ended) = logouts.join_next().await {
             let output = ended??;
-            if !matches!(output.code, exit::DONE | exit::NOTHING_FOUND) {
-                return Err(refused("logging out", target, &output));
+            match output.code {
+                exit::DONE => {}
+                // Gone by itself; whether it is, sysfs shows to the wait that follows.
+                exit::NOTHING_FOUND => tracing::warn!(%target, "no session to log out of: {}", said(&output)),
+                _ => return Err(refused("logging out", target, &output)),
             }
         }
         Ok(Detached::Done)

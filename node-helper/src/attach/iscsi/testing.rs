@@ -40,8 +40,10 @@ pub(crate) struct State {
     pub(crate) units: HashMap<String, Vec<Disk>>,
     /// Status of a login at a portal; 0 where none is named.
     pub(crate) statuses: HashMap<String, i32>,
-    /// Portals that accept no connection.
+    /// Portals that answer nothing.
     pub(crate) unreachable: Vec<String>,
+    /// Portals that refuse a connection.
+    pub(crate) closed: Vec<String>,
     /// Portals at which a login waits until the door opens.
     doors: HashMap<String, watch::Receiver<bool>>,
     /// User and secret that the target asks for.
@@ -297,12 +299,14 @@ impl Initiator for FakeHost {
     }
 
     fn reach(&self, portal: SocketAddr) -> Answer<io::Result<()>> {
-        let away = self.with(|state| state.unreachable.contains(&portal.to_string()));
+        let portal = portal.to_string();
+        let (away, closed) =
+            self.with(|state| (state.unreachable.contains(&portal), state.closed.contains(&portal)));
         Box::pin(async move {
             if away {
                 std::future::pending::<()>().await;
             }
-            Ok(())
+            if closed { Err(Errno::ECONNREFUSED.into()) } else { Ok(()) }
         })
     }
 

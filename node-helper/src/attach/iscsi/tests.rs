@@ -185,6 +185,16 @@ async fn a_portal_that_refuses_does_not_spoil_a_good_one_and_all_refusals_are_to
 }
 
 #[tokio::test]
+async fn a_portal_that_refuses_a_connection_costs_no_login() {
+    let lab = Lab::new();
+    lab.host.with(|state| state.closed = vec![A.to_owned(), B.to_owned()]);
+    let error = lab.attach(target(&[A, B])).await.unwrap_err();
+    assert!(error.to_string().contains("nothing listens there"), "{error}");
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(lab.host.files(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_missing_daemon_says_what_to_do() {
     let lab = Lab::new();
     lab.host.with(|state| state.statuses.insert(A.to_owned(), 20));
