@@ -176,7 +176,7 @@ impl Iscsi {
         // Asked right before each effect, and after the sessions were read: one that a login makes meanwhile, and
         // whose disk may be used at once, is not among those that go.
         self.refuse_if_used(target).await?;
-        self.remove_maps(&sessions, deadline).await?;
+        self.remove_maps(target, &sessions, deadline).await?;
         let mut logouts = JoinSet::new();
         for session in sessions {
             // By its number and not by a record: it goes also when its record was lost.

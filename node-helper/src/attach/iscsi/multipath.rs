@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::AttachError;
-use super::{Iscsi, IscsiTarget, Session};
-use crate::device::{DeviceError, IscsiIdentity, Unit};
+use super::{Iscsi, IscsiTarget, Session, named};
+use crate::device::{DeviceError, Iqn, IscsiIdentity, Unit};
 use crate::tool::Tool;
 use crate::work;
 
@@ -59,12 +59,17 @@ impl Iscsi {
         if size.is_none_or(|size| size <= map.size) {
             return Ok(());
         }
-        self.tell_multipathd("resize", &map.map, deadline).await
+        // Whether it did so, the wait for the size sees.
+        self.tell_multipathd("resize", &map.map, deadline).await.map(drop)
     }
 
     /// Takes away the multipath devices over these sessions' disks: their paths are about to go.
+    ///
+    /// # Errors
+    /// [`AttachError::InUse`] when one is still open: then its paths stay too.
     pub(super) async fn remove_maps(
         &self,
+        target: &Iqn,
         sessions: &[Session],
         deadline: Instant,
     ) -> Result<(), AttachError> {
@@ -77,19 +82,41 @@ impl Iscsi {
         maps.sort();
         maps.dedup();
         for map in maps {
-            self.tell_multipathd("remove", &map, deadline).await?;
+            self.remove_map(target, &map, deadline).await?;
         }
         Ok(())
     }
 
-    async fn tell_multipathd(&self, verb: &str, map: &str, deadline: Instant) -> Result<(), AttachError> {
+    /// Patient with udev, which looks at a device that was unmounted a moment ago.
+    async fn remove_map(&self, target: &Iqn, map: &str, deadline: Instant) -> Result<(), AttachError> {
+        for pause in work::pauses() {
+            if self.tell_multipathd("remove", map, deadline).await? || !self.has_map(map).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+        }
+        let users = vec![format!("multipathd cannot remove its map {map}: something has it open")];
+        Err(AttachError::InUse { target: named(target), users })
+    }
+
+    async fn has_map(&self, map: &str) -> Result<bool, AttachError> {
+        for disk in self.devices.disks().await? {
+            if self.devices.multipaths_of(&disk).await?.iter().any(|found| found.map == map) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether multipathd did it.
+    async fn tell_multipathd(&self, verb: &str, map: &str, deadline: Instant) -> Result<bool, AttachError> {
         let arguments = [verb, "map", map].map(str::to_owned).to_vec();
         let output = self.host.run(Tool::Multipathd, arguments, deadline).await?;
-        // It ends with 0 also when it refuses; the word is its answer.
-        if output.code != 0 || output.stdout != "ok" {
-            let (answer, words) = (&output.stdout, &output.stderr);
-            tracing::warn!(verb, map, code = output.code, "multipathd answered {answer} {words}");
+        // Older ones end with 0 also when they refuse; the word is the answer.
+        let done = output.code == 0 && output.stdout == "ok";
+        if !done {
+            tracing::warn!(verb, map, code = output.code, "multipathd answered {}", output.stdout);
         }
-        Ok(())
+        Ok(done)
     }
 }

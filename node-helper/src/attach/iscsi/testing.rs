@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) commands: Vec<String>,
     /// Every write to sysfs: the attribute's last two names and the value.
     pub(crate) writes: Vec<String>,
+    /// How many times multipathd finds its map in use.
+    pub(crate) busy: u32,
     /// multipathd makes a map of the disks, once there are that many.
     pub(crate) claims_from: Option<usize>,
 }
@@ -274,6 +276,10 @@ impl Initiator for FakeHost {
                     ["resize", "map", "mpath0"] => {
                         let bytes = own.with(|state| state.units[iqn(1).as_str()][0].bytes);
                         own.0.pretend.resize("dm-0", bytes);
+                    }
+                    ["remove", "map", "mpath0"] if own.with(|state| state.busy > 0) => {
+                        own.with(|state| state.busy -= 1);
+                        return Ok(Output { stdout: "map or partition in use".to_owned(), ..ended(1) });
                     }
                     ["remove", "map", "mpath0"] => {
                         let disks = own.disks();

@@ -303,6 +303,20 @@ async fn several_paths_are_one_multipath_device_and_go_together() {
 }
 
 #[tokio::test]
+async fn a_map_that_something_has_open_keeps_its_paths() {
+    let lab = Lab::with_multipathd(Some(2));
+    lab.attach(target(&[A, B])).await.unwrap();
+    lab.host.with(|state| state.busy = u32::MAX);
+    let error = lab.detach().await.unwrap_err();
+    assert!(error.to_string().contains("mpath0"), "{error}");
+    assert_eq!(error.kind(), Kind::FailedPrecondition);
+    assert_eq!(lab.host.commands(" -u"), Vec::<String>::new());
+    // udev looks at it for a moment only.
+    lab.host.with(|state| state.busy = 1);
+    assert_eq!(lab.detach().await.unwrap(), Detached::Done);
+}
+
+#[tokio::test]
 async fn c6_multipath_off_only_one_session_is_made() {
     let lab = Lab::new();
     lab.attach(target(&[A, B])).await.unwrap();

@@ -343,6 +343,10 @@ fn sessions_of(initiator: &str) -> anyhow::Result<Vec<String>> {
 fn nothing_is_left(node: &Node) -> anyhow::Result<()> {
     let sessions = sessions_of(&node.initiator)?;
     ensure!(sessions.is_empty(), "sessions are left: {sessions:?}");
+    for entry in fs::read_dir("/sys/block").context("listing block devices")? {
+        let uuid = fs::read_to_string(entry?.path().join("dm/uuid")).unwrap_or_default();
+        ensure!(!uuid.starts_with("mpath-"), "a multipath device is left: {uuid}");
+    }
     let record = Path::new(NODES).join(TARGET);
     ensure!(!record.exists(), "{} is left", record.display());
     let mut left: Vec<PathBuf> =
