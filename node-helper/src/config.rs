@@ -9,6 +9,9 @@
 //! [tools]
 //! directories = ["/usr/local/sbin"] # looked at first for mkfs, blkid, …
 //!
+//! [iscsi]
+//! record_directories = ["/usr/local/etc/iscsi"] # where open-iscsi keeps its records, beside the usual places
+//!
 //! [tests]
 //! skip_host_checks = false          # for tests only: run outside the host's namespaces or without privilege
 //! ```
@@ -25,6 +28,8 @@ pub struct Config {
     pub paths: Paths,
     /// Where external programs lie.
     pub tools: ToolPaths,
+    /// open-iscsi on this host.
+    pub iscsi: IscsiPaths,
     /// Switches for tests.
     pub tests: Tests,
 }
@@ -44,6 +49,15 @@ pub struct Paths {
 pub struct ToolPaths {
     /// Absolute directories that are searched before the usual ones.
     pub directories: Vec<PathBuf>,
+}
+
+/// Table `iscsi`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IscsiPaths {
+    /// Absolute directories in which open-iscsi keeps its records (`nodes`, `ifaces`), beside `/var/lib/iscsi` and
+    /// `/etc/iscsi`.
+    pub record_directories: Vec<PathBuf>,
 }
 
 /// Table `tests`.

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use node_helper::attach::{Attachments, FabricsDevice, Nvme, NvmeHost, Tuning};
+use node_helper::attach::{
+    Attachments, FabricsDevice, HostInitiator, Iscsi, IscsiTuning, Nvme, NvmeHost, Records, Tuning,
+};
 use node_helper::cli::{Cli, LogFormat};
 use node_helper::config::Config;
-use node_helper::device::{Devices, Events, HostRoot, Nqn};
+use node_helper::device::{Devices, Events, HostRoot, Iqn, Nqn};
 use node_helper::filesystem::Filesystems;
 use node_helper::host::{Host, identity, kernel};
 use node_helper::ledger::Ledger;
@@ -90,6 +92,7 @@ struct Settled {
     host: Host,
     servers: AllowedServers,
     tools: Tools,
+    records: Records,
 }
 
 impl Settled {
@@ -119,6 +122,7 @@ impl Settled {
             },
             servers: AllowedServers::new(cli.allow_server.clone()),
             tools,
+            records: Records::find(&config.iscsi.record_directories),
         })
     }
 }
@@ -131,6 +135,13 @@ async fn run(settled: Settled, listener: UnixListener, peers: AllowedPeers) -> a
     let identity = NvmeHost { nqn: Nqn::parse(&settled.host.nqn())?, id: settled.host.uuid };
     let fabrics = Arc::new(FabricsDevice::new(devices.host().dev("nvme-fabrics")));
     let nvme = Nvme::new(devices.clone(), identity, Tuning::default(), fabrics);
+    let iscsi = Iscsi::new(
+        devices.clone(),
+        Iqn::parse(&settled.host.initiator_name())?,
+        settled.records,
+        IscsiTuning::default(),
+        Arc::new(HostInitiator::new(settled.tools.clone())),
+    );
     let node = settled.host.node_name.clone();
     let volumes = Volumes::new(Parts {
         layout: settled.layout,
@@ -138,7 +149,7 @@ async fn run(settled: Settled, listener: UnixListener, peers: AllowedPeers) -> a
         ledger: settled.ledger,
         host: settled.host,
         servers: settled.servers,
-        attachments: Attachments::new(devices.clone(), nvme),
+        attachments: Attachments::new(devices.clone(), nvme, iscsi),
         devices,
         filesystems: Filesystems::new(settled.tools),
     });

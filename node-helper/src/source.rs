@@ -1,7 +1,11 @@
 //! What a volume is and where its data comes from, parsed once from the request.
 //!
-//! One match decides what is built: SMB and iSCSI have their variants' place in [`Source::parse`] and answer
-//! UNIMPLEMENTED there and nowhere else.
+//! One match decides what is built: SMB has its variant's place in [`Source::parse`] and answers UNIMPLEMENTED there
+//! and nowhere else.
+
+mod iscsi;
+
+pub use iscsi::IscsiSource;
 
 use std::fmt;
 
@@ -145,6 +149,8 @@ pub enum Source {
     Nfs(NfsSource),
     /// A block source.
     Nvmeof(NvmeofSource),
+    /// A block source.
+    Iscsi(IscsiSource),
 }
 
 impl Source {
@@ -161,16 +167,14 @@ impl Source {
             Some(Protocol::Smb(_)) => {
                 Err(Failure::unimplemented("SMB volumes are not built yet in this helper"))
             }
-            Some(Protocol::Iscsi(_)) => {
-                Err(Failure::unimplemented("iSCSI volumes are not built yet in this helper"))
-            }
+            Some(Protocol::Iscsi(iscsi)) => iscsi::parse(iscsi).map(Self::Iscsi),
         }
     }
 
     /// Whether the source is a block device.
     #[must_use]
     pub fn is_block(&self) -> bool {
-        matches!(self, Self::Nvmeof(_))
+        matches!(self, Self::Nvmeof(_) | Self::Iscsi(_))
     }
 }
 
@@ -300,13 +304,9 @@ mod tests {
     #[test]
     fn protocols_without_code_say_so() {
         use api::source::Protocol;
-        for protocol in
-            [Protocol::Smb(api::SmbSource::default()), Protocol::Iscsi(api::IscsiSource::default())]
-        {
-            let failure =
-                Source::parse(Some(&api::Source { protocol: Some(protocol) })).expect_err("not built");
-            assert_eq!(failure.kind, crate::failure::Kind::Unimplemented);
-        }
+        let protocol = Protocol::Smb(api::SmbSource::default());
+        let failure = Source::parse(Some(&api::Source { protocol: Some(protocol) })).expect_err("not built");
+        assert_eq!(failure.kind, crate::failure::Kind::Unimplemented);
         assert!(Source::parse(None).expect_err("nothing").message.contains("source is missing"));
     }
 

@@ -5,8 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::device::{DeviceError, Nqn};
+use crate::device::DeviceError;
 use crate::failure::{Failure, Kind};
+use crate::tool::ToolError;
 
 /// Why one path could not be made: what the kernel answered, and what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,18 @@ pub enum Reason {
     BadOptions,
     /// The kernel says that the path exists, but none of ours is there.
     Phantom,
+    /// The kernel has no iSCSI over TCP.
+    NoIscsi,
+    /// open-iscsi's daemon does not answer.
+    NoDaemon,
+    /// open-iscsi may not use its records or its daemon.
+    NoAccess,
+    /// The target refused the initiator's name or its CHAP credentials: it tells the two apart for nobody.
+    Chap,
+    /// The target answered and refused the login.
+    LoginRefused,
+    /// iscsiadm reports a session, but none of ours is there.
+    NoSession,
     /// Anything else.
     Other,
 }
@@ -46,7 +59,7 @@ impl Reason {
                 "the helper may not use /dev/nvme-fabrics: it has to run as root on the host"
             }
             Self::NotListening => {
-                "nothing listens there: is the NVMe-oF service of the appliance running, and the port linked to the \
+                "nothing listens there: is the protocol's service of the appliance running, and the port linked to the \
                  subsystem?"
             }
             Self::Unreachable => "no answer: check the network between this node and the appliance",
@@ -67,6 +80,24 @@ impl Reason {
                 "the kernel says that this path exists, but no controller of this host is there: is it being deleted? \
                  Retry"
             }
+            Self::NoIscsi => {
+                "the kernel has no iSCSI over TCP: run `modprobe iscsi_tcp` and have it loaded at boot"
+            }
+            Self::NoDaemon => {
+                "is iscsid running? It comes with package open-iscsi (`systemctl enable --now iscsid`)"
+            }
+            Self::NoAccess => "open-iscsi denies access: the helper has to run as root on the host",
+            Self::Chap => {
+                "the target refused to let this node in: either the CHAP credentials do not fit (user, secret, and those \
+                 of the target for mutual CHAP), or this initiator is not allowed (was the volume published to this node?)"
+            }
+            Self::LoginRefused => {
+                "the target refused the login: it is not there, not on this portal, or being removed (was the volume \
+                 published to this node?)"
+            }
+            Self::NoSession => {
+                "iscsiadm reports a session, but no session of this host's own is there. Retry"
+            }
             Self::Other => "see the kernel's log (dmesg)",
         }
     }
@@ -78,9 +109,18 @@ impl Reason {
             | Self::HostMismatch
             | Self::Unsupported
             | Self::BadOptions
+            | Self::NoIscsi
+            | Self::NoDaemon
+            | Self::NoAccess
             | Self::Authentication => Kind::FailedPrecondition,
+            Self::Chap => Kind::PermissionDenied,
             // An appliance that boots refuses for a while what it grants a moment later.
-            Self::NotListening | Self::Unreachable | Self::Refused | Self::Phantom => Kind::Unavailable,
+            Self::NotListening
+            | Self::Unreachable
+            | Self::Refused
+            | Self::Phantom
+            | Self::LoginRefused
+            | Self::NoSession => Kind::Unavailable,
             Self::Other => Kind::Internal,
         }
     }
@@ -104,34 +144,34 @@ impl fmt::Display for Portals {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// No portal led to a path.
-    #[error("no path to subsystem {nqn} could be made: {portals}")]
+    #[error("no path to {target} could be made: {portals}")]
     NoPath {
-        /// The subsystem.
-        nqn: Nqn,
+        /// The target, in words.
+        target: String,
         /// How each portal failed.
         portals: Portals,
     },
     /// The target names no portal.
-    #[error("subsystem {nqn} has no portal to connect to")]
+    #[error("{target} has no portal to connect to")]
     NoPortal {
-        /// The subsystem.
-        nqn: Nqn,
+        /// The target, in words.
+        target: String,
     },
     /// Time ran out while the kernel was still at it. A retry joins what runs.
     #[error(
-        "{what} of subsystem {nqn} did not end before the deadline; it goes on in the kernel and a retry joins it"
+        "{what} of {target} did not end before the deadline; it goes on in the kernel and a retry joins it"
     )]
     Deadline {
         /// What was going on.
         what: &'static str,
-        /// The subsystem.
-        nqn: Nqn,
+        /// The target, in words.
+        target: String,
     },
     /// A device of the target is in use: it is not detached.
-    #[error("subsystem {nqn} stays connected because it is in use: {}", users.join(", "))]
+    #[error("{target} stays connected because it is in use: {}", users.join(", "))]
     InUse {
-        /// The subsystem.
-        nqn: Nqn,
+        /// The target, in words.
+        target: String,
         /// By what.
         users: Vec<String>,
     },
@@ -139,6 +179,29 @@ pub enum AttachError {
     #[error("writing {} failed: {source}", path.display())]
     Attribute {
         /// The attribute.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A program of the host gave no result.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// open-iscsi refused something else than a login.
+    #[error("{what} of {target} failed: {said}")]
+    Iscsiadm {
+        /// What was asked of it.
+        what: &'static str,
+        /// The target, in words.
+        target: String,
+        /// Exit status and last words.
+        said: String,
+        /// What the status means.
+        reason: Reason,
+    },
+    /// A record of open-iscsi could not be read or written.
+    #[error("the record {} of open-iscsi: {source}", path.display())]
+    Record {
+        /// The file.
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
@@ -159,7 +222,7 @@ impl AttachError {
             // What a retry may mend wins: one portal that is away must not make the failure of another one final.
             Self::NoPath { portals, .. } => {
                 let kinds: Vec<Kind> = portals.0.iter().map(|(_, reason, _)| reason.kind()).collect();
-                [Kind::Unavailable, Kind::FailedPrecondition]
+                [Kind::Unavailable, Kind::PermissionDenied, Kind::FailedPrecondition]
                     .into_iter()
                     .find(|kind| kinds.contains(kind))
                     .unwrap_or(Kind::Internal)
@@ -167,7 +230,9 @@ impl AttachError {
             Self::NoPortal { .. } => Kind::InvalidArgument,
             Self::Deadline { .. } => Kind::DeadlineExceeded,
             Self::InUse { .. } => Kind::FailedPrecondition,
-            Self::Attribute { .. } | Self::Lost(_) => Kind::Internal,
+            Self::Attribute { .. } | Self::Record { .. } | Self::Lost(_) => Kind::Internal,
+            Self::Tool(error) => error.kind(),
+            Self::Iscsiadm { reason, .. } => reason.kind(),
             Self::Device(error) => error.kind(),
         }
     }

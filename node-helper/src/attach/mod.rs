@@ -4,9 +4,15 @@
 //! that is in use is detached; one working path suffices; a blocked kernel call is joined and never doubled.
 
 mod error;
+pub(crate) mod iscsi;
 mod nvme;
+mod running;
 
 pub use error::{AttachError, Portals, Reason};
+pub use iscsi::{
+    Answer, Chap, ChapSecret, Credentials, HostInitiator, Initiator, Iscsi, IscsiTarget, Records, Session,
+    SessionState, Tuning as IscsiTuning,
+};
 pub use nvme::{
     Controller, ControllerState, Fabrics, FabricsDevice, Nvme, NvmeHost, NvmeTarget, OptionLine, Tuning,
 };
@@ -15,11 +21,13 @@ use tokio::time::Instant;
 
 use crate::device::{DeviceIdentity, Devices, VolumeNode};
 
-/// What to attach, by transport. iSCSI is the next variant; every match on this type then asks for its arm.
+/// What to attach, by transport.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// A namespace behind NVMe over TCP.
     Nvme(NvmeTarget),
+    /// A SCSI unit behind an iSCSI target.
+    Iscsi(IscsiTarget),
 }
 
 impl Target {
@@ -28,6 +36,7 @@ impl Target {
     pub fn identity(&self) -> DeviceIdentity {
         match self {
             Self::Nvme(target) => DeviceIdentity::Nvme(target.identity.clone()),
+            Self::Iscsi(target) => DeviceIdentity::Iscsi(target.identity.clone()),
         }
     }
 }
@@ -64,13 +73,20 @@ pub struct Attached {
 pub struct Attachments {
     devices: Devices,
     nvme: Nvme,
+    iscsi: Iscsi,
 }
 
 impl Attachments {
     /// The transports that this helper serves.
     #[must_use]
-    pub fn new(devices: Devices, nvme: Nvme) -> Self {
-        Self { devices, nvme }
+    pub fn new(devices: Devices, nvme: Nvme, iscsi: Iscsi) -> Self {
+        Self { devices, nvme, iscsi }
+    }
+
+    /// The iSCSI transport, for what only it can tell.
+    #[must_use]
+    pub fn iscsi(&self) -> &Iscsi {
+        &self.iscsi
     }
 
     /// The NVMe transport, for what only it can tell.
@@ -92,6 +108,7 @@ impl Attachments {
     pub async fn attach(&self, target: &Target, deadline: Instant) -> Result<Attached, AttachError> {
         let connected = match target {
             Target::Nvme(target) => self.nvme.connect(target, deadline).await?,
+            Target::Iscsi(target) => self.iscsi.connect(target, deadline).await?,
         };
         let identity = target.identity();
         // A namespace that was added while a controller was connected is announced by an event that may have been
@@ -100,6 +117,9 @@ impl Attachments {
             && !matches!(self.devices.find(&identity).await, Ok(Some(node)) if node.reachable)
         {
             self.rescan(&identity, deadline).await?;
+        }
+        if let Target::Iscsi(target) = target {
+            self.iscsi.await_claim(target, deadline).await?;
         }
         let node = self.devices.wait(&identity, deadline).await?;
         self.devices.limit_requests(&identity).await?;
@@ -113,6 +133,7 @@ impl Attachments {
     pub async fn rescan(&self, identity: &DeviceIdentity, deadline: Instant) -> Result<(), AttachError> {
         match identity {
             DeviceIdentity::Nvme(nvme) => self.nvme.rescan(&nvme.subsystem_nqn, deadline).await,
+            DeviceIdentity::Iscsi(unit) => self.iscsi.rescan(unit, deadline).await,
         }
     }
 
@@ -127,6 +148,7 @@ impl Attachments {
     ) -> Result<Detached, AttachError> {
         match identity {
             DeviceIdentity::Nvme(nvme) => self.nvme.disconnect(&nvme.subsystem_nqn, deadline).await,
+            DeviceIdentity::Iscsi(unit) => self.iscsi.disconnect(&unit.target, deadline).await,
         }
     }
 }

@@ -37,10 +37,10 @@ pub enum DeviceError {
         /// What was found, as the end of a sentence.
         found: String,
     },
-    /// Several devices have the identity: without NVMe multipathing each path is a device of its own.
+    /// Several devices have the identity: without multipathing each path is a device of its own.
     #[error(
-        "{identity} appears as several devices ({}): refused, since writing through two of them loses data. Switch \
-         nvme_core.multipath on, or leave one path", names.join(", ")
+        "{identity} appears as several devices ({}): refused, since writing through two of them loses data. {}",
+        names.join(", "), one_device(identity)
     )]
     Ambiguous {
         /// The identity.
@@ -102,6 +102,15 @@ impl DeviceError {
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
         Self::new(error.kind(), error.to_string())
+    }
+}
+
+fn one_device(identity: &DeviceIdentity) -> &'static str {
+    match identity {
+        DeviceIdentity::Nvme(_) => "Switch nvme_core.multipath on, or leave one path",
+        DeviceIdentity::Iscsi(_) => {
+            "Let multipathd claim them (see find_multipaths and blacklist in multipath.conf), or leave one session"
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub struct HostRoot {
     sys: PathBuf,
     dev: PathBuf,
     proc: PathBuf,
+    modules: PathBuf,
     nodes: Nodes,
 }
 
@@ -28,14 +29,26 @@ impl HostRoot {
     /// This host: `/sys`, `/dev` and `/proc`.
     #[must_use]
     pub fn real() -> Self {
-        Self { sys: "/sys".into(), dev: "/dev".into(), proc: "/proc".into(), nodes: Nodes::Special }
+        Self {
+            sys: "/sys".into(),
+            dev: "/dev".into(),
+            proc: "/proc".into(),
+            modules: "/lib/modules".into(),
+            nodes: Nodes::Special,
+        }
     }
 
     /// A pretend host below a directory, for tests: `sys`, `dev` and `proc` lie in it, and a device node is a plain
     /// file that holds `major:minor`.
     #[must_use]
     pub fn pretend(root: &Path) -> Self {
-        Self { sys: root.join("sys"), dev: root.join("dev"), proc: root.join("proc"), nodes: Nodes::Text }
+        Self {
+            sys: root.join("sys"),
+            dev: root.join("dev"),
+            proc: root.join("proc"),
+            modules: root.join("lib/modules"),
+            nodes: Nodes::Text,
+        }
     }
 
     /// A pretend host whose device nodes are real block special files: for tests with privilege that mount them.
@@ -60,6 +73,12 @@ impl HostRoot {
     #[must_use]
     pub fn proc(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.proc.join(relative)
+    }
+
+    /// A path below the directory of the kernels' modules.
+    #[must_use]
+    pub fn modules(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.modules.join(relative)
     }
 
     /// The number that the node at `path` leads to; `None` when there is no node. A symbolic link is no node.

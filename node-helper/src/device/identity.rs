@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::unit::IscsiIdentity;
+
 /// NVMe Qualified Name of a subsystem or host (NVMe Base 2.0, 4.7): 11 to 223 bytes that begin with `nqn.`.
 ///
 /// Only printable ASCII without blank, comma, quote, slash and backslash is accepted: the kernel's option line
@@ -126,18 +128,21 @@ impl fmt::Display for NvmeIdentity {
     }
 }
 
-/// Identity of a volume's device, by protocol. SCSI units (IQN, LUN, serial, NAA) are the next variant.
+/// Identity of a volume's device, by protocol.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceIdentity {
     /// An NVMe namespace.
     Nvme(NvmeIdentity),
+    /// A SCSI unit behind an iSCSI target.
+    Iscsi(IscsiIdentity),
 }
 
 impl fmt::Display for DeviceIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nvme(identity) => identity.fmt(f),
+            Self::Iscsi(identity) => identity.fmt(f),
         }
     }
 }

@@ -18,7 +18,11 @@ const LARGEST_KIB: u64 = 1280;
 /// Limits the requests to a device and to each path behind it: what is small enough for the device can still be merged
 /// on its way to a path. Smaller limits stay.
 pub(super) fn limit_requests(host: &HostRoot, identity: &DeviceIdentity) -> Result<(), DeviceError> {
-    let DeviceIdentity::Nvme(nvme) = identity;
+    let nvme = match identity {
+        DeviceIdentity::Nvme(nvme) => nvme,
+        // A SCSI target says how much it takes at once (VPD page 0xB0) and the kernel keeps to it.
+        DeviceIdentity::Iscsi(_) => return Ok(()),
+    };
     for namespace in namespaces(host)? {
         if !nvme.matches(&namespace.subsystem_nqn, namespace.uuid, namespace.nguid) {
             continue;

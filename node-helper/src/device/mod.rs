@@ -12,9 +12,11 @@ mod limits;
 mod node;
 mod number;
 mod nvme;
+pub(crate) mod scsi;
 pub(crate) mod sysfs;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unit;
 mod usage;
 
 pub use error::DeviceError;
@@ -23,6 +25,8 @@ pub use host_root::HostRoot;
 pub use identity::{DeviceIdentity, InvalidNqn, Nqn, NvmeIdentity, parse_nguid};
 pub use node::VolumeNode;
 pub use number::{DeviceNumber, NotANumber};
+pub(crate) use scsi::{Disk, Multipath, Unit};
+pub use unit::{InvalidUnit, Iqn, IscsiIdentity, Lun, Naa, Serial};
 
 use std::fs::File;
 use std::sync::Arc;
@@ -205,7 +209,7 @@ impl Devices {
     /// [`DeviceError::Unreadable`]: then nothing is known, and nobody may conclude that the device is free.
     pub async fn users(&self, node: &VolumeNode) -> Result<Vec<String>, DeviceError> {
         let (host, name, number) = (self.host.clone(), node.kernel_name(), node.number);
-        tokio::task::spawn_blocking(move || usage::users(&host, &name, number)).await?
+        tokio::task::spawn_blocking(move || usage::users(&host, &name, number, &[])).await?
     }
 
     /// Every usable device of a subsystem, whatever its namespace: kernel name and number.
@@ -222,20 +226,49 @@ impl Devices {
         .await?
     }
 
+    /// Every disk behind an iSCSI session of this host.
+    pub(crate) async fn disks(&self) -> Result<Vec<Disk>, DeviceError> {
+        let host = self.host.clone();
+        tokio::task::spawn_blocking(move || scsi::disks(&host)).await?
+    }
+
+    /// The multipath devices over a disk.
+    pub(crate) async fn multipaths_of(&self, disk: &Disk) -> Result<Vec<Multipath>, DeviceError> {
+        let (host, disk) = (self.host.clone(), disk.clone());
+        tokio::task::spawn_blocking(move || scsi::multipaths_of(&host, &scsi::disks(&host)?, &disk)).await?
+    }
+
+    /// What stands for a SCSI unit at this moment.
+    pub(crate) async fn unit(&self, identity: &IscsiIdentity) -> Result<Unit, DeviceError> {
+        let (host, identity) = (self.host.clone(), identity.clone());
+        tokio::task::spawn_blocking(move || scsi::resolve(&host, &scsi::disks(&host)?, &identity)).await?
+    }
+
     /// As [`users`](Self::users), for a device known by kernel name and number.
     pub(crate) async fn users_of(
         &self,
         name: String,
         number: DeviceNumber,
     ) -> Result<Vec<String>, DeviceError> {
+        self.users_beside(name, number, Vec::new()).await
+    }
+
+    /// As [`users_of`](Self::users_of), but for devices that may be stacked on it.
+    pub(crate) async fn users_beside(
+        &self,
+        name: String,
+        number: DeviceNumber,
+        apart_from: Vec<String>,
+    ) -> Result<Vec<String>, DeviceError> {
         let host = self.host.clone();
-        tokio::task::spawn_blocking(move || usage::users(&host, &name, number)).await?
+        tokio::task::spawn_blocking(move || usage::users(&host, &name, number, &apart_from)).await?
     }
 
     async fn describe(&self, identity: &DeviceIdentity) -> Result<String, DeviceError> {
         let (host, identity) = (self.host.clone(), identity.clone());
         tokio::task::spawn_blocking(move || match &identity {
             DeviceIdentity::Nvme(nvme) => Ok(nvme::describe(&nvme::namespaces(&host)?, nvme)),
+            DeviceIdentity::Iscsi(unit) => Ok(scsi::describe(&scsi::disks(&host)?, unit)),
         })
         .await?
     }
@@ -270,7 +303,31 @@ fn look(host: &HostRoot, identity: &DeviceIdentity) -> Result<Option<VolumeNode>
                 identity: identity.clone(),
             }))
         }
+        DeviceIdentity::Iscsi(unit) => look_at_unit(host, identity, unit),
     }
+}
+
+/// As [`look`], for a SCSI unit.
+fn look_at_unit(
+    host: &HostRoot,
+    identity: &DeviceIdentity,
+    unit: &IscsiIdentity,
+) -> Result<Option<VolumeNode>, DeviceError> {
+    let all = scsi::disks(host)?;
+    let (name, number, size, read_only, reachable) = match scsi::resolve(host, &all, unit)? {
+        Unit::Absent => return Ok(None),
+        Unit::Several(names) => {
+            return Err(DeviceError::Ambiguous { identity: Box::new(identity.clone()), names });
+        }
+        Unit::Disk(disk) => (disk.name, disk.number, disk.size, disk.read_only, disk.works),
+        Unit::Multipath(device) => {
+            let works = all.iter().any(|disk| disk.works && disk.is(unit));
+            (device.name, device.number, device.size, device.read_only, works)
+        }
+    };
+    let path = host.dev(&name);
+    check_node(host, &path, number, identity)?;
+    Ok(Some(VolumeNode { path, number, size, read_only, reachable, identity: identity.clone() }))
 }
 
 /// Refuses a node that does not lead to the device: a stale or foreign entry in the device directory.

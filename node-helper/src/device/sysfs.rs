@@ -18,6 +18,17 @@ pub(crate) fn attribute(path: &Path) -> Result<Option<String>, DeviceError> {
     }
 }
 
+/// Content of a binary attribute; `None` when the attribute or its device is gone, or the device gave no such page
+/// (the kernel answers EINVAL or nothing then).
+pub(crate) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, DeviceError> {
+    match std::fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(source) => Err(DeviceError::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
 /// Names in a directory, sorted; empty when it is absent (a class directory appears with its module).
 pub(crate) fn names(directory: &Path) -> Result<Vec<String>, DeviceError> {
     let unreadable = |source| DeviceError::Unreadable { path: directory.to_owned(), source };

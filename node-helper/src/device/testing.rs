@@ -1,5 +1,7 @@
 //! A pretend host for tests: a directory laid out as the kernel lays out sysfs, and its device nodes.
 
+mod scsi;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::{DeviceIdentity, HostRoot, Nqn, NvmeIdentity};
+pub(crate) use scsi::{PretendSession, iqn, serial, unit, unit_identity};
 
 /// Subsystem of volume `n`.
 pub(crate) fn nqn(n: u32) -> Nqn {

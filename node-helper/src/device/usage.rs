@@ -10,8 +10,13 @@ use super::sysfs::{attribute, names};
 use super::{DeviceError, DeviceNumber, HostRoot};
 
 /// The users of a device and of its partitions, in words. Mount points are as the kernel writes them (`\040` for a
-/// blank): they are for reading only.
-pub(super) fn users(host: &HostRoot, name: &str, number: DeviceNumber) -> Result<Vec<String>, DeviceError> {
+/// blank): they are for reading only. Devices named in `apart_from` may be stacked on it.
+pub(super) fn users(
+    host: &HostRoot,
+    name: &str,
+    number: DeviceNumber,
+    apart_from: &[String],
+) -> Result<Vec<String>, DeviceError> {
     let directory = host.sys("block").join(name);
     let mut members = vec![(name.to_owned(), number, directory.clone())];
     for partition in names(&directory)? {
@@ -26,16 +31,14 @@ pub(super) fn users(host: &HostRoot, name: &str, number: DeviceNumber) -> Result
     let swaps = attribute(&host.proc("swaps"))?.unwrap_or_default();
     let mut users = BTreeSet::new();
     for (name, number, directory) in &members {
-        for holder in names(&directory.join("holders"))? {
+        let holders = names(&directory.join("holders"))?;
+        for holder in holders.iter().filter(|holder| !apart_from.contains(holder)) {
             users.insert(format!("{holder} is stacked on {name}"));
         }
         for mount in &mounts.0 {
-            let mounted = mount.majmin.parse() == Ok(*number);
-            // A raw-block volume is its node bound out of the device file system.
-            let bound = mount.fs_type == "devtmpfs" && Path::new(&mount.root) == Path::new("/").join(name);
-            if mounted {
+            if mount.majmin.parse() == Ok(*number) {
                 users.insert(format!("{name} is mounted at {}", mount.mount_point.display()));
-            } else if bound {
+            } else if is_at(mount, name, *number) {
                 users.insert(format!("{name} is bound to {}", mount.mount_point.display()));
             }
         }
@@ -48,6 +51,17 @@ pub(super) fn users(host: &HostRoot, name: &str, number: DeviceNumber) -> Result
         }
     }
     Ok(users.into_iter().collect())
+}
+
+/// Whether a device itself, or its node, is mounted or bound somewhere in this mount namespace.
+pub(super) fn is_mounted(host: &HostRoot, name: &str, number: DeviceNumber) -> Result<bool, DeviceError> {
+    Ok(mounts(host)?.0.iter().any(|mount| is_at(mount, name, number)))
+}
+
+fn is_at(mount: &procfs::process::MountInfo, name: &str, number: DeviceNumber) -> bool {
+    // A raw-block volume is its node bound out of the device file system.
+    let bound = mount.fs_type == "devtmpfs" && Path::new(&mount.root) == Path::new("/").join(name);
+    bound || mount.majmin.parse() == Ok(number)
 }
 
 fn mounts(host: &HostRoot) -> Result<MountInfos, DeviceError> {

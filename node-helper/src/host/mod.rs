@@ -29,6 +29,12 @@ impl Host {
         tns_csi_proto::identity::host_nqn(&self.uuid)
     }
 
+    /// The host's iSCSI initiator name.
+    #[must_use]
+    pub fn initiator_name(&self) -> String {
+        tns_csi_proto::identity::initiator_name(&self.uuid)
+    }
+
     /// Addresses from which this host reaches the storage at this moment, at least one.
     ///
     /// # Errors

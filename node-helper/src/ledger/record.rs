@@ -22,7 +22,7 @@ pub enum Intent {
     Unstaged,
 }
 
-/// Where the data comes from, without anything secret. SMB shares and SCSI units are the next variants.
+/// Where the data comes from, without anything secret. SMB shares are the next variant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RecordedSource {
@@ -44,6 +44,7 @@ impl RecordedSource {
         match self {
             Self::Nfs { .. } => "nfs",
             Self::Block(DeviceIdentity::Nvme(_)) => "nvmeof",
+            Self::Block(DeviceIdentity::Iscsi(_)) => "iscsi",
         }
     }
 

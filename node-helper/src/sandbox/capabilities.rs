@@ -4,7 +4,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 
 /// All that is ever needed, and for what. Everything else is dropped from every set before the first request.
 ///
-/// * `SYS_ADMIN`: mount and unmount, `mount_setattr`, `xfs_growfs`, setting a block device read-only;
+/// * `SYS_ADMIN`: mount and unmount, `mount_setattr`, `xfs_growfs`, setting a block device read-only, and what
+///   iscsiadm reads about the kernel's iSCSI transport;
 /// * `SYS_RESOURCE`: growing a mounted ext4;
 /// * `DAC_READ_SEARCH`: reaching a volume's root below directories of other users (pods' directories, NFS exports).
 ///

@@ -36,11 +36,15 @@ pub enum Tool {
     XfsGrowfs,
     /// Grows a mounted btrfs (btrfs-progs).
     Btrfs,
+    /// Logs in to and out of iSCSI targets through iscsid (open-iscsi).
+    Iscsiadm,
+    /// Talks to multipathd (multipath-tools).
+    Multipathd,
 }
 
 impl Tool {
     /// Every program, in the order in which start-up reports them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Blkid,
         Self::MkfsExt4,
         Self::MkfsXfs,
@@ -49,6 +53,8 @@ impl Tool {
         Self::Resize2fs,
         Self::XfsGrowfs,
         Self::Btrfs,
+        Self::Iscsiadm,
+        Self::Multipathd,
     ];
 
     /// File name of the program.
@@ -63,6 +69,8 @@ impl Tool {
             Self::Resize2fs => "resize2fs",
             Self::XfsGrowfs => "xfs_growfs",
             Self::Btrfs => "btrfs",
+            Self::Iscsiadm => "iscsiadm",
+            Self::Multipathd => "multipathd",
         }
     }
 
@@ -74,6 +82,8 @@ impl Tool {
             Self::MkfsExt4 | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsXfs | Self::XfsGrowfs => "xfsprogs",
             Self::MkfsBtrfs | Self::Btrfs => "btrfs-progs",
+            Self::Iscsiadm => "open-iscsi",
+            Self::Multipathd => "multipath-tools",
         }
     }
 }

@@ -61,7 +61,7 @@ pub enum Privilege {
     /// None at all: enough to read and write a device that belongs to root.
     None,
     /// Those of the helper: for programs that change a mounted file system (`CAP_SYS_RESOURCE` for ext4,
-    /// `CAP_SYS_ADMIN` for XFS and btrfs), and for mkfs.xfs (`CAP_SYS_ADMIN`).
+    /// `CAP_SYS_ADMIN` for XFS and btrfs), for mkfs.xfs and for iscsiadm (`CAP_SYS_ADMIN`).
     Inherited,
 }
 

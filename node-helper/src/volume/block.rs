@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::is_staging;
 use super::{Stage, StageAccess, Volumes};
-use crate::attach::{NvmeTarget, Target};
+use crate::attach::{IscsiTarget, NvmeTarget, Target};
 use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
 use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
@@ -17,7 +17,7 @@ use crate::ledger::{Device, Formatting, Intent, Record};
 use crate::mount::attach::Removal;
 use crate::mount::{Detached, MountError, MountOptions};
 use crate::paths::Place;
-use crate::source::NvmeofSource;
+use crate::source::{Endpoint, Source};
 use crate::work;
 
 /// What a stage wants of a file system.
@@ -31,12 +31,11 @@ impl Volumes {
     pub(super) async fn stage_block(
         self: &Arc<Self>,
         request: &Stage,
-        source: &NvmeofSource,
         record: &mut Record,
         place: Place,
         deadline: Instant,
     ) -> Result<&'static str, Failure> {
-        let target = self.target(source, deadline).await?;
+        let target = self.target(&request.source, deadline).await?;
         let node = self.parts.attachments.attach(&target, deadline).await?.node;
         // Open until the volume is mounted: nothing that follows can end up on another device of the same number.
         let _pinned = self.parts.devices.pin(&node).await?;
@@ -85,11 +84,33 @@ impl Volumes {
         }
     }
 
+    /// What to attach for a block source.
+    async fn target(&self, source: &Source, deadline: Instant) -> Result<Target, Failure> {
+        match source {
+            Source::Nvmeof(nvmeof) => {
+                let portals = self.portals(&nvmeof.portals, deadline).await?;
+                let identity = NvmeIdentity {
+                    subsystem_nqn: nvmeof.nqn.clone(),
+                    uuid: nvmeof.uuid,
+                    nguid: nvmeof.nguid,
+                };
+                let (io_queues, queue_size) = (nvmeof.io_queues, nvmeof.queue_size);
+                Ok(Target::Nvme(NvmeTarget { portals, identity, io_queues, queue_size }))
+            }
+            Source::Iscsi(iscsi) => {
+                let portals = self.portals(&iscsi.portals, deadline).await?;
+                let (identity, chap) = (iscsi.identity.clone(), iscsi.chap.clone());
+                Ok(Target::Iscsi(IscsiTarget { identity, portals, chap }))
+            }
+            Source::Nfs(_) => Err(Failure::internal("a file source has no block device")),
+        }
+    }
+
     /// Resolves every portal. One outside the list is never used; the others suffice.
-    async fn target(&self, source: &NvmeofSource, deadline: Instant) -> Result<Target, Failure> {
+    async fn portals(&self, given: &[Endpoint], deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
         let mut portals: Vec<SocketAddr> = Vec::new();
         let mut refused = None;
-        for portal in &source.portals {
+        for portal in given {
             match self.parts.servers.resolve(portal, deadline).await {
                 Ok(found) => portals.extend(found),
                 Err(failure) => {
@@ -100,13 +121,10 @@ impl Volumes {
         }
         portals.sort_unstable();
         portals.dedup();
-        if let (true, Some(failure)) = (portals.is_empty(), refused) {
-            return Err(failure);
+        match (portals.is_empty(), refused) {
+            (true, Some(failure)) => Err(failure),
+            _ => Ok(portals),
         }
-        let identity =
-            NvmeIdentity { subsystem_nqn: source.nqn.clone(), uuid: source.uuid, nguid: source.nguid };
-        let (io_queues, queue_size) = (source.io_queues, source.queue_size);
-        Ok(Target::Nvme(NvmeTarget { portals, identity, io_queues, queue_size }))
     }
 
     async fn stage_filesystem(
@@ -334,25 +352,31 @@ impl Volumes {
     ) -> Result<(), Failure> {
         let this = Arc::clone(self);
         let (records, unusable) = work::run("reading the ledger", move || this.parts.ledger.list()).await??;
-        match identity {
-            DeviceIdentity::Nvme(nvme) => {
-                let shared = records.iter().any(|other| {
-                    other.volume_id != volume
-                        && other.intent != Intent::Unstaged
-                        && matches!(other.identity(), Some(DeviceIdentity::Nvme(own)) if own.subsystem_nqn == nvme.subsystem_nqn)
-                });
-                if shared {
-                    return Ok(());
-                }
-                // A file that cannot be read may be about a volume behind the same subsystem; the kernel knows
-                // whether its device is in use, and disconnecting refuses then.
-                for error in unusable {
-                    tracing::warn!(%error, "a ledger file is not understood");
-                }
-                self.parts.attachments.detach(identity, deadline).await?;
-                Ok(())
-            }
+        let shared = records.iter().any(|other| {
+            other.volume_id != volume
+                && other.intent != Intent::Unstaged
+                && other.identity().is_some_and(|other| share_connection(other, identity))
+        });
+        if shared {
+            return Ok(());
         }
+        // A file that cannot be read may be about a volume behind the same target; the kernel knows whether its device
+        // is in use, and disconnecting refuses then.
+        for error in unusable {
+            tracing::warn!(%error, "a ledger file is not understood");
+        }
+        self.parts.attachments.detach(identity, deadline).await?;
+        Ok(())
+    }
+}
+
+/// Whether two devices hang on the same subsystem or target.
+fn share_connection(one: &DeviceIdentity, other: &DeviceIdentity) -> bool {
+    match (one, other) {
+        (DeviceIdentity::Nvme(one), DeviceIdentity::Nvme(other)) => one.subsystem_nqn == other.subsystem_nqn,
+        (DeviceIdentity::Iscsi(one), DeviceIdentity::Iscsi(other)) => one.target == other.target,
+        (DeviceIdentity::Nvme(_), DeviceIdentity::Iscsi(_))
+        | (DeviceIdentity::Iscsi(_), DeviceIdentity::Nvme(_)) => false,
     }
 }
 

@@ -216,9 +216,13 @@ impl Volumes {
     /// # Errors
     /// `FailedPrecondition` when the host has no address for storage.
     pub async fn host_info(&self) -> Result<api::GetHostInfoResponse, Failure> {
-        let host = self.parts.host.clone();
+        let (host, iscsi) = (self.parts.host.clone(), self.parts.attachments.iscsi().clone());
         let found = crate::work::run("reading the host's addresses", move || {
-            (host.storage_addresses(), crate::host::kernel::protocols())
+            let mut protocols = crate::host::kernel::protocols();
+            if iscsi.is_available(&host.kernel) {
+                protocols.push("iscsi".to_owned());
+            }
+            (host.storage_addresses(), protocols)
         });
         let (addresses, protocols) = found.await?;
         let addresses = addresses.map_err(Failure::precondition)?;

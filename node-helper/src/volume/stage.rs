@@ -70,8 +70,8 @@ impl Volumes {
             (Source::Nfs(nfs), StageAccess::Export { options }) => {
                 self.stage_export(nfs, options, place, deadline).await
             }
-            (Source::Nvmeof(nvmeof), _) => {
-                self.stage_block(&request, nvmeof, &mut record, place, deadline).await
+            (Source::Nvmeof(_) | Source::Iscsi(_), _) => {
+                self.stage_block(&request, &mut record, place, deadline).await
             }
             (Source::Nfs(_), _) => Err(Failure::invalid("an NFS export is staged as files")),
         };
@@ -263,6 +263,7 @@ pub(super) fn recorded_source(source: &Source) -> RecordedSource {
             uuid: nvmeof.uuid,
             nguid: nvmeof.nguid,
         })),
+        Source::Iscsi(iscsi) => RecordedSource::Block(DeviceIdentity::Iscsi(iscsi.identity.clone())),
     }
 }
 

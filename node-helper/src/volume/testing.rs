@@ -20,6 +20,7 @@ use tonic::{Request, Status};
 use uuid::Uuid;
 
 use super::{Parts, Volumes};
+use crate::attach::iscsi::testing::FakeHost;
 use crate::attach::{Attachments, Fabrics, Nvme, NvmeHost, OptionLine, Tuning};
 use crate::device::testing::{PretendHost, nqn, uuid};
 use crate::device::{Devices, Events, HostRoot, Nqn, Trigger};
@@ -228,6 +229,7 @@ impl TestHost {
             Tuning::default(),
             Arc::new(Shared(Arc::clone(&self.kernel))),
         );
+        let iscsi = FakeHost::new(&self.pretend, Events::manual().1).transport(devices.clone());
         let parts = Parts {
             layout: Layout::new(&kubelet, "tns.csi.io", &["t".to_owned()]).expect("a layout"),
             root: KubeletRoot::open(&kubelet).expect("a root"),
@@ -239,7 +241,7 @@ impl TestHost {
                 storage_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             },
             servers: AllowedServers::new(vec!["192.0.2.0/24".parse().expect("a network")]),
-            attachments: Attachments::new(devices.clone(), nvme),
+            attachments: Attachments::new(devices.clone(), nvme, iscsi),
             devices,
             filesystems: Filesystems::new(crate::tool::testing::tools()),
         };

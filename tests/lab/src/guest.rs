@@ -25,6 +25,8 @@ pub const APPLIANCE: &str = "/run/appliance";
 pub const KUBELET: &str = "/var/lib/kubelet";
 /// Address of a second node, beside loopback, so that lists of hosts can be told apart.
 pub const OTHER_ADDRESS: &str = "198.51.100.2";
+/// Initiator name of the guest's own sessions, which the helper does not use.
+pub const INITIATOR: &str = "iqn.1993-08.org.debian:01:lab";
 /// Where the kernel's NFS code talks to its daemons.
 const PIPES: &str = "/run/rpc_pipefs";
 
@@ -40,6 +42,10 @@ const MODULES: &[&[&str]] = &[
     &["ext4"],
     &["xfs"],
     &["dummy", "numdummies=0"],
+    &["iscsi_target_mod"],
+    &["target_core_iblock"],
+    &["sd_mod"],
+    &["iscsi_tcp"],
 ];
 
 /// Makes everything ready up to the imported pool. In a guest that is prepared nothing is done.
@@ -54,6 +60,8 @@ pub fn prepare() -> anyhow::Result<()> {
     memory_below(KUBELET, "64m")?;
     memory_below("/var/lib/nfs", "16m")?;
     memory_below("/var/lib/tns-csi", "16m")?;
+    memory_below("/var/lib/iscsi", "16m")?;
+    initiator()?;
     for module in MODULES {
         run("modprobe", module)?;
     }
@@ -69,6 +77,7 @@ pub fn prepare() -> anyhow::Result<()> {
     udev()?;
     // Remembers the server's clients over restarts; without it the server cannot end its grace period early.
     run("nfsdcld", &[])?;
+    iscsid()?;
     pool()?;
     fs::write(&done, "").with_context(|| format!("writing {}", done.display()))
 }
@@ -138,6 +147,27 @@ fn pool() -> anyhow::Result<()> {
     let options = ["-o", "cachefile=none", "-R", APPLIANCE, "-O", &mountpoint, "-O", "atime=off"];
     run("zpool", &[&["create"], options.as_slice(), &[POOL, &file]].concat())?;
     run("zfs", &["create", PARENT])
+}
+
+/// open-iscsi's settings as its package has them, in memory, and the name that a node's own sessions would have.
+fn initiator() -> anyhow::Result<()> {
+    let settings = Path::new("/etc/iscsi/iscsid.conf");
+    let text = fs::read_to_string(settings).with_context(|| format!("reading {}", settings.display()))?;
+    memory_below("/etc/iscsi", "1m")?;
+    // Nothing starts the daemon on demand here.
+    let kept: String = text
+        .lines()
+        .filter(|line| !line.starts_with("iscsid.startup"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    fs::write(settings, kept).with_context(|| format!("writing {}", settings.display()))?;
+    fs::write("/etc/iscsi/initiatorname.iscsi", format!("InitiatorName={INITIATOR}\n"))
+        .context("writing the initiator's name")
+}
+
+/// Starts the daemon that keeps iSCSI sessions. It puts itself into the background.
+pub fn iscsid() -> anyhow::Result<()> {
+    run("/usr/sbin/iscsid", &[])
 }
 
 fn memory_below(path: &str, size: &str) -> anyhow::Result<()> {

@@ -8,7 +8,6 @@ mod controller;
 mod errno;
 mod fabrics;
 mod options;
-mod running;
 
 pub use controller::{Controller, ControllerState};
 pub use fabrics::{Fabrics, FabricsDevice};
@@ -24,11 +23,11 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::error::{AttachError, Portals, Reason};
+use super::running::{self, Outcome, Running};
 use super::{Connected, Detached};
 use crate::device::{DeviceError, Devices, HostRoot, Nqn, NvmeIdentity};
 use controller::ours;
 use options::parse_reply;
-use running::{Outcome, Running};
 
 /// Most connects in the kernel at one time: an appliance that is away must not use up the blocking pool.
 const AT_ONCE: usize = 16;
@@ -110,7 +109,7 @@ impl Nvme {
     pub async fn connect(&self, target: &NvmeTarget, deadline: Instant) -> Result<Connected, AttachError> {
         let nqn = &target.identity.subsystem_nqn;
         if target.portals.is_empty() {
-            return Err(AttachError::NoPortal { nqn: nqn.clone() });
+            return Err(AttachError::NoPortal { target: named(nqn) });
         }
         let there = self.controllers(nqn).await?;
         let live = there.iter().any(|controller| controller.state == ControllerState::Live);
@@ -147,9 +146,9 @@ impl Nvme {
             match timeout_at(deadline, attempts.join_next()).await {
                 Err(_elapsed) => {
                     attempts.detach_all();
-                    return Err(AttachError::Deadline { what: "connecting to a portal", nqn: nqn.clone() });
+                    return Err(AttachError::Deadline { what: "connecting to a portal", target: named(nqn) });
                 }
-                Ok(None) => return Err(AttachError::NoPath { nqn: nqn.clone(), portals: Portals(failed) }),
+                Ok(None) => return Err(AttachError::NoPath { target: named(nqn), portals: Portals(failed) }),
                 Ok(Some(attempt)) => match attempt? {
                     (_, Ok(connected)) => {
                         attempts.detach_all();
@@ -166,7 +165,7 @@ impl Nvme {
         let nqn = target.identity.subsystem_nqn.clone();
         let line = OptionLine::new(target, &self.host, portal, self.tuning);
         let own = self.clone();
-        self.running.join_or_start(&nqn.clone(), portal, move |wanted| async move {
+        self.running.join_or_start(nqn.clone().as_str(), portal, move |wanted| async move {
             let Ok(slot) = Arc::clone(&own.slots).acquire_owned().await else {
                 return Err((Reason::Other, "the helper is ending".to_owned()));
             };
@@ -197,13 +196,15 @@ impl Nvme {
     /// while the kernel is still at it (a retry goes on).
     pub async fn disconnect(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
         // What is queued never begins; what is in the kernel is waited for, since it cannot be called back.
-        let late = |what| AttachError::Deadline { what, nqn: nqn.clone() };
+        let late = |what| AttachError::Deadline { what, target: named(nqn) };
         if !self.controllers(nqn).await?.is_empty() {
             self.refuse_if_used(nqn).await?;
         }
-        self.running.call_off(nqn);
+        self.running.call_off(nqn.as_str());
         let mut outcome = self.delete_controllers(nqn, deadline).await?;
-        timeout_at(deadline, self.running.idle(nqn)).await.map_err(|_| late("connecting to a portal"))?;
+        timeout_at(deadline, self.running.idle(nqn.as_str()))
+            .await
+            .map_err(|_| late("connecting to a portal"))?;
         if self.delete_controllers(nqn, deadline).await? == Detached::Done {
             outcome = Detached::Done;
         }
@@ -223,7 +224,7 @@ impl Nvme {
         for (name, number) in self.devices.of_subsystem(nqn).await? {
             users.extend(self.devices.users_of(name, number).await?);
         }
-        if users.is_empty() { Ok(()) } else { Err(AttachError::InUse { nqn: nqn.clone(), users }) }
+        if users.is_empty() { Ok(()) } else { Err(AttachError::InUse { target: named(nqn), users }) }
     }
 
     async fn delete_controllers(&self, nqn: &Nqn, deadline: Instant) -> Result<Detached, AttachError> {
@@ -243,7 +244,7 @@ impl Nvme {
         }
         while let Some(deleted) = timeout_at(deadline, deletions.join_next())
             .await
-            .map_err(|_| AttachError::Deadline { what: "deleting a controller", nqn: nqn.clone() })?
+            .map_err(|_| AttachError::Deadline { what: "deleting a controller", target: named(nqn) })?
         {
             deleted??;
         }
@@ -261,7 +262,7 @@ impl Nvme {
             live.map(|controller| self.write_attribute(nqn, controller, "rescan_controller")).collect();
         while let Some(scanned) = timeout_at(deadline, scans.join_next())
             .await
-            .map_err(|_| AttachError::Deadline { what: "rescanning", nqn: nqn.clone() })?
+            .map_err(|_| AttachError::Deadline { what: "rescanning", target: named(nqn) })?
         {
             scanned??;
         }
@@ -299,6 +300,11 @@ impl Nvme {
         let parameter = self.devices.host().sys("module/nvme_core/parameters/multipath");
         std::fs::read_to_string(parameter).is_ok_and(|value| value.trim() == "Y")
     }
+}
+
+/// A subsystem in the words of an error.
+fn named(nqn: &Nqn) -> String {
+    format!("subsystem {nqn}")
 }
 
 /// Turns the kernel's answer to a connect into an outcome, looking at sysfs where the answer alone does not decide.

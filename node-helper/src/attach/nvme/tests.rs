@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::*;
+use crate::attach::iscsi::testing::FakeHost;
 use crate::attach::{Attachments, Target};
 use crate::device::testing::{PretendHost, identity, nqn, uuid};
 use crate::device::{Events, Trigger};
@@ -158,11 +159,12 @@ fn lab() -> Lab {
     let state = Mutex::new(State { namespace: true, ..State::default() });
     let kernel = Arc::new(Kernel { host: host.handle(), trigger, state });
     let nvme = Nvme::new(devices.clone(), own(), Tuning::default(), kernel.clone());
-    Lab { kernel, host, attachments: Attachments::new(devices, nvme) }
+    let iscsi = FakeHost::new(&host, Events::manual().1).transport(devices.clone());
+    Lab { kernel, host, attachments: Attachments::new(devices, nvme, iscsi) }
 }
 
 fn target(portals: &[&str]) -> NvmeTarget {
-    let crate::device::DeviceIdentity::Nvme(identity) = identity(1);
+    let crate::device::DeviceIdentity::Nvme(identity) = identity(1) else { panic!("an NVMe identity") };
     let portals = portals.iter().map(|portal| portal.parse().unwrap()).collect();
     NvmeTarget { identity, portals, io_queues: None, queue_size: None }
 }
@@ -198,7 +200,7 @@ async fn c6_dead_portal_the_first_path_suffices_and_nobody_waits_for_the_other()
     let connected = lab.nvme().connect(&target(&[A, B]), later()).await.unwrap();
     assert_eq!(connected, Connected::New);
     door.open();
-    lab.nvme().running.idle(&nqn(1)).await;
+    lab.nvme().running.idle(nqn(1).as_str()).await;
     assert_eq!(lab.nvme().controllers(&nqn(1)).await.unwrap().len(), 2, "the late path joins");
 }
 

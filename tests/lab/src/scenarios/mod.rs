@@ -5,6 +5,7 @@ mod fence;
 mod format;
 mod hostile;
 mod interrupt;
+mod iscsi;
 mod life;
 mod privilege;
 mod removal;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Scenario> {
         hostile::scenarios(),
         privilege::scenarios(),
         interrupt::scenarios(),
+        iscsi::scenarios(),
     ]
     .into_iter()
     .flatten()

@@ -1,4 +1,4 @@
-//! The connects that are on their way, by subsystem and portal.
+//! The connects and logins that are on their way, by target and portal.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,15 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::{Connected, Reason};
-use crate::device::Nqn;
 
 /// How one attempt ended.
 pub(super) type Outcome = Result<Connected, (Reason, String)>;
 
-/// The attempts of this process. Clones share them.
+/// The attempts of this process, by the target's name and the portal. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Running {
-    attempts: Arc<Mutex<HashMap<(Nqn, SocketAddr), Attempt>>>,
+    attempts: Arc<Mutex<HashMap<(String, SocketAddr), Attempt>>>,
 }
 
 /// One attempt, for whoever waits for it.
@@ -54,14 +53,14 @@ impl Running {
     /// Joins the attempt for this path, or starts one: `work` runs as a task of its own, whoever waits for it or not.
     pub(super) fn join_or_start<F>(
         &self,
-        nqn: &Nqn,
+        target: &str,
         portal: SocketAddr,
         work: impl FnOnce(Wanted) -> F + Send + 'static,
     ) -> Attempt
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let key = (nqn.clone(), portal);
+        let key = (target.to_owned(), portal);
         let mut attempts = self.lock();
         if let Some(attempt) = attempts.get(&key) {
             // Somebody wants it again, also if a detach had called it off before it began.
@@ -84,26 +83,29 @@ impl Running {
     }
 
     /// Keeps attempts that have not begun yet from beginning.
-    pub(super) fn call_off(&self, nqn: &Nqn) {
+    pub(super) fn call_off(&self, target: &str) {
         for ((of, _), attempt) in self.lock().iter() {
-            if of == nqn {
+            if of == target {
                 attempt.wanted.0.store(false, Ordering::Release);
             }
         }
     }
 
-    /// Waits until no attempt for the subsystem is on its way.
-    pub(super) async fn idle(&self, nqn: &Nqn) {
-        loop {
-            let next = self.lock().iter().find(|((of, _), _)| of == nqn).map(|(_, attempt)| attempt.clone());
-            match next {
-                Some(mut attempt) => drop(attempt.wait().await),
-                None => return,
-            }
+    /// Some attempt for the target that is on its way, with its portal.
+    pub(super) fn any(&self, target: &str) -> Option<(SocketAddr, Attempt)> {
+        let attempts = self.lock();
+        let found = attempts.iter().find(|((of, _), _)| of == target);
+        found.map(|((_, portal), attempt)| (*portal, attempt.clone()))
+    }
+
+    /// Waits until no attempt for the target is on its way.
+    pub(super) async fn idle(&self, target: &str) {
+        while let Some((_, mut attempt)) = self.any(target) {
+            drop(attempt.wait().await);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Nqn, SocketAddr), Attempt>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, SocketAddr), Attempt>> {
         // Nothing is half done when a holder panics: each change of the table is one call.
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,7 +114,7 @@ impl Running {
 /// Takes an attempt out of the table, also when its task is aborted at the process's end.
 struct Entry {
     running: Running,
-    key: (Nqn, SocketAddr),
+    key: (String, SocketAddr),
 }
 
 impl Drop for Entry {
