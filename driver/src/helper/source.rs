@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use tns_csi_proto::helper::v1;
 use tns_csi_proto::helper::v1::source::Protocol;
 
+use secrecy::ExposeSecret as _;
+
+use crate::volume::chap::{Chap, ChapError};
 use crate::volume::context::{Connection, Portal};
 
 /// Key of the node-stage secret that names the SMB user.
@@ -30,6 +33,9 @@ pub enum SecretError {
     /// A value that cannot be passed to the kernel.
     #[error("the node-stage secret's {0:?} holds a NUL byte")]
     Nul(&'static str),
+    /// CHAP credentials that cannot be.
+    #[error("node-stage secret: {0}")]
+    Chap(#[from] ChapError),
 }
 
 /// The source of `connection`, with the credentials its protocol takes from `secrets`.
@@ -69,7 +75,7 @@ pub fn source(
             lun: u32::from(*lun),
             serial: serial.clone().unwrap_or_default(),
             naa: naa.clone().unwrap_or_default(),
-            chap: None,
+            chap: Chap::read(secrets)?.map(chap),
         }),
         Connection::Nvmeof {
             portals,
@@ -90,6 +96,18 @@ pub fn source(
         }),
     };
     Ok(v1::Source { protocol: Some(protocol) })
+}
+
+fn chap(chap: Chap) -> v1::IscsiChap {
+    let Chap { node, target } = chap;
+    let (peer_username, peer_secret) =
+        target.map(|t| (t.user, t.secret.expose_secret().to_owned())).unwrap_or_default();
+    v1::IscsiChap {
+        username: node.user,
+        secret: node.secret.expose_secret().to_owned(),
+        peer_username,
+        peer_secret,
+    }
 }
 
 fn portal(portal: &Portal) -> v1::Portal {
@@ -120,6 +138,30 @@ mod tests {
         let smb = smb(&[("username", "k8s"), ("password", "a,b\"c'd e\u{fc}"), ("domain", "LAB")]).unwrap();
         assert_eq!((smb.username.as_str(), smb.domain.as_str()), ("k8s", "LAB"));
         assert_eq!(smb.password, "a,b\"c'd e\u{fc}");
+    }
+
+    #[test]
+    fn o4_chap_comes_from_the_secret_and_shows_nowhere() {
+        let connection = Connection::Iscsi {
+            portals: vec![Portal::new("192.0.2.10", 3260)],
+            iqn: "iqn.2005-10.org.freenas.ctl:pvc-1".to_owned(),
+            lun: 0,
+            serial: Some("1234".to_owned()),
+            naa: None,
+            capacity_bytes: 1 << 30,
+            never_format: false,
+        };
+        let context = connection.to_publish_context().unwrap();
+        assert!(!context.keys().any(|k| k.to_lowercase().contains("chap")), "{context:?}");
+        let pairs = [("chapUser", "k8s"), ("chapSecret", "geheim-geheim")];
+        let secrets = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let made = source(&connection, &secrets).unwrap();
+        assert!(!format!("{made:?}").contains("geheim"), "{made:?}");
+        let Some(Protocol::Iscsi(made)) = made.protocol else { panic!("{made:?}") };
+        let chap = made.chap.unwrap();
+        assert_eq!((chap.username.as_str(), chap.secret.as_str()), ("k8s", "geheim-geheim"));
+        let half = [("chapUser".to_owned(), "k8s".to_owned())].into();
+        assert!(source(&connection, &half).unwrap_err().to_string().contains("chapSecret"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use truenas::calls::{NvmetPort, NvmetTransport};
 use truenas::{Calls, Client, ConnectionState, Lane};
 
 use crate::protocol::call::Answer as _;
+use crate::protocol::iscsi::portal::Facts;
+use crate::protocol::iscsi::recent::Recent;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::index::Index;
 
@@ -22,13 +24,23 @@ pub struct Appliance {
     /// Its volumes as last seen.
     pub index: Index,
     nvmeof_ports: Mutex<Option<Arc<[NvmetPort]>>>,
+    iscsi_facts: Mutex<Option<Arc<Facts>>>,
+    /// What this process did to iSCSI targets a moment ago.
+    pub(super) iscsi: Recent,
 }
 
 impl Appliance {
     /// An appliance reached through `client`.
     #[must_use]
     pub fn new(backend: Option<String>, client: Client) -> Self {
-        Appliance { backend, client, index: Index::default(), nvmeof_ports: Mutex::default() }
+        Appliance {
+            backend,
+            client,
+            index: Index::default(),
+            nvmeof_ports: Mutex::default(),
+            iscsi_facts: Mutex::default(),
+            iscsi: Recent::default(),
+        }
     }
 
     /// Calls for everything that can wait.
@@ -94,8 +106,39 @@ impl Appliance {
         })
     }
 
+    /// The iSCSI facts if they were read already.
+    #[must_use]
+    pub fn known_iscsi_facts(&self) -> Option<Arc<Facts>> {
+        self.iscsi_facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Base name and portals of the iSCSI service.
+    ///
+    /// # Errors
+    /// As for any call.
+    pub async fn iscsi_facts(&self, calls: &Calls) -> Result<Arc<Facts>, Failure> {
+        match self.known_iscsi_facts() {
+            Some(facts) => Ok(facts),
+            None => self.read_iscsi_facts(calls).await,
+        }
+    }
+
+    /// The same, read anew.
+    ///
+    /// # Errors
+    /// As for any call.
+    pub async fn read_iscsi_facts(&self, calls: &Calls) -> Result<Arc<Facts>, Failure> {
+        let (global, portals) = tokio::join!(calls.iscsi_global_config(), calls.iscsi_portal_query(&[]));
+        let global = global.or_failed("reading the iSCSI configuration")?;
+        let portals = portals.or_failed("reading iSCSI portals")?;
+        let facts = Arc::new(Facts { basename: global.basename, portals });
+        *self.iscsi_facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&facts));
+        Ok(facts)
+    }
+
     /// Forgets static facts, because an answer contradicted them.
     pub fn forget_facts(&self) {
+        *self.iscsi_facts.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

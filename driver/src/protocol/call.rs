@@ -22,6 +22,20 @@ pub fn failed(doing: &str, error: &CallError) -> Failure {
     Failure::new(kind, format!("{doing}: {error}"))
 }
 
+/// A deletion: what is gone already is as good. A definite refusal is repeated by the caller after reading again.
+pub(super) fn gone(result: Result<(), CallError>, doing: &str) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => {
+            let failure = failed(doing, &error);
+            // An unclassified refusal of a deletion leaves work behind: not final.
+            let kind = if failure.kind == Kind::Internal { Kind::Unavailable } else { failure.kind };
+            Err(Failure { kind, ..failure })
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 /// The two ways in which operations look at the result of a call.
 pub trait Answer<T> {
     /// The result, or the failure of `doing`.

@@ -14,7 +14,9 @@
 
 pub mod appliance;
 mod call;
+mod device;
 mod hosts;
+pub mod iscsi;
 pub mod nfs;
 pub mod nvmeof;
 
@@ -26,6 +28,7 @@ use uuid::Uuid;
 
 use crate::protocol::appliance::Appliance;
 pub use crate::protocol::call::{Answer, failed};
+use crate::volume::chap::Chap;
 use crate::volume::context::Connection;
 use crate::volume::failure::Failure;
 use crate::volume::id::VolumeId;
@@ -67,6 +70,8 @@ pub struct Attached {
     pub ours: Vec<i64>,
     /// Objects that are not ours and that deleting the dataset would tear down, in words.
     pub foreign: Vec<String>,
+    /// The same as `ours` for a protocol with objects of several kinds: the kind's namespace in the API, and the id.
+    pub rows: Vec<(&'static str, i64)>,
 }
 
 /// Says whose the objects are that hang on a volume, given its metadata (none: the dataset does not exist).
@@ -136,7 +141,7 @@ pub trait Export {
     const PROTOCOL: Protocol;
 
     /// Stable keys of a new volume's export (path, NQN) as properties of its dataset.
-    fn stable_keys(volume: &Volume) -> Vec<(&'static str, String)>;
+    fn stable_keys(appliance: &Appliance, volume: &Volume) -> Vec<(&'static str, String)>;
 
     /// Checks, before any effect, that the appliance can serve what the class asks for. Uses static facts.
     fn check(
@@ -156,6 +161,7 @@ pub trait Export {
     /// Makes the rest on a dataset that this very operation has made; `beside` is none when it is unknown whether that
     /// part exists.
     fn complete(
+        appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         settings: &ExportSettings,
@@ -164,6 +170,7 @@ pub trait Export {
 
     /// Makes what is missing on a dataset that is ours, looking for each object first.
     fn ensure(
+        appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         settings: &ExportSettings,
@@ -176,7 +183,11 @@ pub trait Export {
 
     /// Reads what hangs on the volume, for its deletion. Whose it is can be said when the dataset has been read, which
     /// happens at the same time.
-    fn attached(calls: &Calls, volume: &Volume) -> impl Future<Output = Result<Judge, Failure>> + Send;
+    fn attached(
+        appliance: &Appliance,
+        calls: &Calls,
+        volume: &Volume,
+    ) -> impl Future<Output = Result<Judge, Failure>> + Send;
 
     /// Removes our objects that the appliance left behind when it deleted the dataset.
     fn clear(
@@ -187,6 +198,7 @@ pub trait Export {
 
     /// Reads the export for granting access to `grantees`.
     fn find(
+        appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         hosts: &[NodeIdentity],
@@ -281,12 +293,14 @@ pub struct Granting<'a> {
     pub endpoint: &'a Endpoint,
     /// How it was asked to be exported.
     pub settings: &'a ExportSettings,
+    /// CHAP credentials in the secrets of the call.
+    pub chap: Option<&'a Chap>,
 }
 
 /// The failure for a protocol that has no export yet.
 #[must_use]
 pub fn not_built(protocol: Protocol) -> Failure {
-    Failure::invalid(format!("protocol {protocol} is not built yet; built are nfs and nvmeof"))
+    Failure::invalid(format!("protocol {protocol} is not built yet; built are nfs, iscsi and nvmeof"))
 }
 
 /// Runs `$body` with `$export` standing for the protocol's implementation of [`Export`]; `$otherwise`, with
@@ -302,8 +316,11 @@ macro_rules! with_export {
                 type $export = $crate::protocol::nvmeof::Nvmeof;
                 $body
             }
-            unbuilt @ ($crate::volume::protocol::Protocol::Smb
-            | $crate::volume::protocol::Protocol::Iscsi) => {
+            $crate::volume::protocol::Protocol::Iscsi => {
+                type $export = $crate::protocol::iscsi::Iscsi;
+                $body
+            }
+            unbuilt @ $crate::volume::protocol::Protocol::Smb => {
                 let $unbuilt = unbuilt;
                 $otherwise
             }
@@ -313,4 +330,4 @@ macro_rules! with_export {
 pub(crate) use with_export;
 
 /// The protocols that have an implementation.
-pub const BUILT: [Protocol; 2] = [Protocol::Nfs, Protocol::Nvmeof];
+pub const BUILT: [Protocol; 3] = [Protocol::Nfs, Protocol::Iscsi, Protocol::Nvmeof];

@@ -108,7 +108,7 @@ impl Export for Nfs {
 
     const PROTOCOL: Protocol = Protocol::Nfs;
 
-    fn stable_keys(volume: &Volume) -> Vec<(&'static str, String)> {
+    fn stable_keys(_: &Appliance, volume: &Volume) -> Vec<(&'static str, String)> {
         vec![(NFS_SHARE_PATH, volume.path())]
     }
 
@@ -121,6 +121,7 @@ impl Export for Nfs {
     }
 
     async fn complete(
+        appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         settings: &ExportSettings,
@@ -128,11 +129,12 @@ impl Export for Nfs {
     ) -> Result<(), Failure> {
         match create_share(calls, volume).await? {
             Ok(_) => Ok(()),
-            Err(_) => Self::ensure(calls, volume, settings, &Metadata::default()).await,
+            Err(_) => Self::ensure(appliance, calls, volume, settings, &Metadata::default()).await,
         }
     }
 
     async fn ensure(
+        _: &Appliance,
         calls: &Calls,
         volume: &Volume,
         _: &ExportSettings,
@@ -156,7 +158,7 @@ impl Export for Nfs {
         Ok(())
     }
 
-    async fn attached(calls: &Calls, volume: &Volume) -> Result<Judge, Failure> {
+    async fn attached(_: &Appliance, calls: &Calls, volume: &Volume) -> Result<Judge, Failure> {
         let path = volume.path();
         // Exports and shares of directories below go with the dataset too.
         let below = [Filter::starts_with("path", path.as_str())];
@@ -178,7 +180,12 @@ impl Export for Nfs {
         Ok(())
     }
 
-    async fn find(calls: &Calls, volume: &Volume, _: &[NodeIdentity]) -> Result<Shares, Failure> {
+    async fn find(
+        _: &Appliance,
+        calls: &Calls,
+        volume: &Volume,
+        _: &[NodeIdentity],
+    ) -> Result<Shares, Failure> {
         shares_at(calls, volume).await
     }
 
@@ -188,9 +195,9 @@ impl Export for Nfs {
         found: Shares,
         _: &[NodeIdentity],
     ) -> Result<Shares, Failure> {
-        let Granting { calls, volume, settings, .. } = context;
+        let Granting { appliance, calls, volume, settings, .. } = context;
         let found = if found.all.is_empty() {
-            Self::ensure(calls, volume, settings, metadata).await?;
+            Self::ensure(appliance, calls, volume, settings, metadata).await?;
             shares_at(calls, volume).await?
         } else {
             found

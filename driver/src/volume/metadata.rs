@@ -36,6 +36,8 @@ pub const NFS_SHARE_PATH: &str = "tns-csi:nfs_share_path";
 pub const NFS_SHARE_ID: &str = "tns-csi:nfs_share_id";
 /// NQN of the NVMe-oF subsystem.
 pub const NVMEOF_SUBSYSTEM_NQN: &str = "tns-csi:nvmeof_subsystem_nqn";
+/// IQN of the iSCSI target.
+pub const ISCSI_IQN: &str = "tns-csi:iscsi_iqn";
 /// Whether the content came from a snapshot or a volume.
 pub const CONTENT_SOURCE_TYPE: &str = "tns-csi:content_source_type";
 /// Prefix of the records of granted nodes; the hash of the node's name follows.
@@ -234,6 +236,12 @@ impl NodeRecord {
     #[must_use]
     pub fn host_nqn(&self) -> String {
         tns_csi_proto::identity::host_nqn(&self.host)
+    }
+
+    /// Initiator name under which the node was let in.
+    #[must_use]
+    pub fn initiator(&self) -> String {
+        tns_csi_proto::identity::initiator_name(&self.host)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod capacity;
+pub mod chap;
 pub mod context;
 pub mod failure;
 pub mod fingerprint;

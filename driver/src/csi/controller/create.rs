@@ -128,11 +128,11 @@ impl Inner {
             return self.look_and_make::<E>(appliance, calls, plan, None).await;
         }
         let settings = &plan.parameters.export;
-        let request = self.dataset::<E>(plan);
+        let request = self.dataset::<E>(appliance, plan);
         let (made, beside) = tokio::join!(calls.dataset_create(&request), E::beside(calls, volume, settings));
         match made {
             Ok(dataset) => {
-                let done = E::complete(calls, volume, settings, beside).await;
+                let done = E::complete(appliance, calls, volume, settings, beside).await;
                 self.finish(appliance, plan, done, Some(&dataset)).await
             }
             Err(error @ CallError::Refused(_)) => {
@@ -169,7 +169,7 @@ impl Inner {
                         ),
                     ));
                 }
-                match E::ensure(calls, volume, settings, &owned.metadata).await {
+                match E::ensure(appliance, calls, volume, settings, &owned.metadata).await {
                     Ok(()) => Ok(self.created(appliance, plan, owned.capacity_bytes)),
                     // The dataset may hold data: it stays, so the answer cannot be final.
                     Err(failure) => Err(not_final(failure)),
@@ -187,10 +187,10 @@ impl Inner {
                     E::sweep(calls, volume).await.map_err(not_final)?;
                     return Err(refused);
                 }
-                let request = self.dataset::<E>(plan);
+                let request = self.dataset::<E>(appliance, plan);
                 match calls.dataset_create(&request).await {
                     Ok(dataset) => {
-                        let done = E::ensure(calls, volume, settings, &Metadata::default()).await;
+                        let done = E::ensure(appliance, calls, volume, settings, &Metadata::default()).await;
                         self.finish(appliance, plan, done, Some(&dataset)).await
                     }
                     Err(error @ CallError::Refused(_)) => {
@@ -258,7 +258,7 @@ impl Inner {
     }
 
     /// The create call of the volume's dataset.
-    fn dataset<E: Export>(&self, plan: &Plan) -> DatasetCreate {
+    fn dataset<E: Export>(&self, appliance: &Appliance, plan: &Plan) -> DatasetCreate {
         let Plan { name, volume, parameters, capacity_bytes, fingerprint, .. } = plan;
         let new = NewVolume {
             id: &volume.id,
@@ -269,7 +269,7 @@ impl Inner {
             delete_strategy: parameters.delete_strategy,
             pvc_name: parameters.pvc_name.as_deref(),
             pvc_namespace: parameters.pvc_namespace.as_deref(),
-            stable_keys: &E::stable_keys(volume),
+            stable_keys: &E::stable_keys(appliance, volume),
             fingerprint: fingerprint.properties(),
         };
         let kind = if E::PROTOCOL.is_block() {

@@ -81,7 +81,7 @@ impl Inner {
         let own = reading.tree.iter().position(|d| d.name == *dataset).map(|at| reading.tree.swap_remove(at));
         let owned = match self.judge(appliance, calls, volume, own).await? {
             Finding::Absent => {
-                self.clear(calls, volume, None, reading.hanging).await?;
+                self.clear(appliance, calls, volume, None, reading.hanging).await?;
                 appliance.index.forget(&id);
                 return Ok(());
             }
@@ -104,7 +104,7 @@ impl Inner {
             }
         }
         if !reading.hanging.iter().any(|(protocol, _)| *protocol == owned.protocol) {
-            let judge = attached(calls, volume, owned.protocol).await?;
+            let judge = attached(appliance, calls, volume, owned.protocol).await?;
             reading.hanging.push((owned.protocol, judge));
         }
         let (attached, foreign) = judged(volume, Some(&owned.metadata), reading.hanging);
@@ -139,7 +139,7 @@ impl Inner {
         let dataset = &volume.dataset;
         let hint = appliance.index.protocol_hint(&volume.id.to_string()).filter(|p| BUILT.contains(p));
         let protocols: Vec<Protocol> = hint.map_or_else(|| BUILT.to_vec(), |p| vec![p]);
-        let hanging = join_all(protocols.iter().map(|p| attached(calls, volume, *p)));
+        let hanging = join_all(protocols.iter().map(|p| attached(appliance, calls, volume, *p)));
         let (tree, snapshots, hanging) =
             tokio::join!(calls.dataset_read_tree(dataset), calls.snapshot_count(dataset), hanging);
         let hanging = protocols.into_iter().zip(hanging).map(|(p, judge)| Ok((p, judge?)));
@@ -154,6 +154,7 @@ impl Inner {
     /// Removes what is left of the export of a volume whose dataset is gone, whatever protocol it had.
     async fn clear(
         &self,
+        appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         metadata: Option<&Metadata>,
@@ -161,7 +162,7 @@ impl Inner {
     ) -> Result<(), Failure> {
         for protocol in BUILT {
             if !hanging.iter().any(|(p, _)| *p == protocol) {
-                hanging.push((protocol, attached(calls, volume, protocol).await?));
+                hanging.push((protocol, attached(appliance, calls, volume, protocol).await?));
             }
         }
         for (protocol, attached) in judged(volume, metadata, hanging).0 {
@@ -172,11 +173,12 @@ impl Inner {
 }
 
 fn attached<'a>(
+    appliance: &'a Appliance,
     calls: &'a Calls,
     volume: &'a Volume,
     protocol: Protocol,
 ) -> BoxFuture<'a, Result<Judge, Failure>> {
-    async move { with_export!(protocol, E => E::attached(calls, volume).await, p => Err(not_built(p))) }
+    async move { with_export!(protocol, E => E::attached(appliance, calls, volume).await, p => Err(not_built(p))) }
         .boxed()
 }
 

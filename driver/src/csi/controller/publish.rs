@@ -21,6 +21,7 @@ use crate::protocol::{
     failed, with_export,
 };
 use crate::volume::capability::Capability;
+use crate::volume::chap::Chap;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::id::VolumeId;
 use crate::volume::metadata::{Metadata, NodeRecord, VOLUME_ID, node_property};
@@ -44,6 +45,7 @@ pub(super) struct Grant {
     capability: Capability,
     endpoint: Option<Endpoint>,
     hint: Option<Protocol>,
+    chap: Option<Chap>,
 }
 
 /// A grant that the volume's state allows.
@@ -88,9 +90,11 @@ pub(super) async fn publish(
     let port = port.transpose()?;
     let endpoint = context("server").map(|server| Endpoint { server: server.clone(), port });
     let hint = context("protocol").and_then(|p| p.parse().ok());
+    let chap = Chap::read(&request.secrets)
+        .map_err(|error| Failure::invalid(format!("controller-publish secret: {error}")))?;
     let arguments = format!("publish {node} {capability} {endpoint:?}");
     let name = node.name.clone();
-    let change = Change::Grant(Box::new(Grant { node, capability, endpoint, hint }));
+    let change = Change::Grant(Box::new(Grant { node, capability, endpoint, hint, chap }));
     appliance.check_reachable()?;
     let ticket = inner.enqueue(appliance, &id, &name, arguments, change)?;
     match wait(ticket, appliance, until).await? {
@@ -198,7 +202,8 @@ impl Inner {
         grants: &[&Grant],
     ) -> Result<Granted, Failure> {
         let hosts: Vec<NodeIdentity> = grants.iter().map(|g| NodeIdentity::of(g.node.host)).collect();
-        let (read, found) = tokio::join!(calls.dataset_read(&volume.dataset), E::find(calls, volume, &hosts));
+        let (read, found) =
+            tokio::join!(calls.dataset_read(&volume.dataset), E::find(appliance, calls, volume, &hosts));
         let read = read.or_failed(&format!("reading dataset {}", volume.dataset))?;
         let owned = self.judge(appliance, calls, volume, read).await?.owned(&volume.id)?;
         if owned.protocol != E::PROTOCOL {
@@ -224,7 +229,17 @@ impl Inner {
                                  volume_context that names the appliance's data address";
                     Failure::precondition(format!("volume {}: volume_context[server] {words}", volume.id))
                 })?;
-                self.write_grants::<E>(appliance, calls, volume, &owned, found?, &accepted, &endpoint).await?
+                self.write_grants::<E>(
+                    appliance,
+                    calls,
+                    volume,
+                    &owned,
+                    found?,
+                    &accepted,
+                    &endpoint,
+                    first.chap.as_ref(),
+                )
+                .await?
             }
         };
         let outcome = |refused: Option<Failure>| match refused {
@@ -245,12 +260,13 @@ impl Inner {
         found: E::Found,
         accepted: &[Accepted],
         endpoint: &Endpoint,
+        chap: Option<&Chap>,
     ) -> Result<BTreeMap<String, String>, Failure> {
         let id = volume.id.to_string();
         let hosts: Vec<NodeIdentity> =
             accepted.iter().map(|a| NodeIdentity::of(a.grantee.record.host)).collect();
         let settings = ExportSettings::recorded(&owned.metadata)?;
-        let context = Granting { appliance, calls, volume, endpoint, settings: &settings };
+        let context = Granting { appliance, calls, volume, endpoint, settings: &settings, chap };
         let present: Vec<NodeRecord> = owned
             .metadata
             .nodes(&id)
@@ -266,7 +282,7 @@ impl Inner {
             let revocation = Revocation::Nodes { leaving, remaining };
             let access = E::access(calls, volume).await?;
             E::revoke(appliance, calls, volume, Some(&owned.metadata), access, &revocation).await?;
-            let again = E::find(calls, volume, &hosts).await?;
+            let again = E::find(appliance, calls, volume, &hosts).await?;
             found = E::prepare(&context, &owned.metadata, again, &hosts).await?;
         }
         let record = record(calls, volume, owned, accepted);

@@ -9,8 +9,7 @@ use truenas::Calls;
 use truenas::calls::{Filter, NvmetHostSubsys, NvmetNamespace, NvmetPortSubsys};
 
 use crate::protocol::appliance::Appliance;
-use crate::protocol::call::Answer as _;
-use crate::protocol::nvmeof::subsystem::gone;
+use crate::protocol::call::{Answer as _, gone};
 use crate::protocol::nvmeof::{Target, is_ours, namespace_on};
 use crate::protocol::{Endpoint, Grantee, Granting, Revocation, Volume};
 use crate::volume::failure::Failure;

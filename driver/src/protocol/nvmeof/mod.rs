@@ -73,7 +73,7 @@ impl Export for Nvmeof {
 
     const PROTOCOL: Protocol = Protocol::Nvmeof;
 
-    fn stable_keys(volume: &Volume) -> Vec<(&'static str, String)> {
+    fn stable_keys(_: &Appliance, volume: &Volume) -> Vec<(&'static str, String)> {
         vec![(NVMEOF_SUBSYSTEM_NQN, subsystem_nqn(&volume.global))]
     }
 
@@ -92,6 +92,7 @@ impl Export for Nvmeof {
     }
 
     async fn complete(
+        _: &Appliance,
         calls: &Calls,
         volume: &Volume,
         _: &ExportSettings,
@@ -106,6 +107,7 @@ impl Export for Nvmeof {
     }
 
     async fn ensure(
+        _: &Appliance,
         calls: &Calls,
         volume: &Volume,
         _: &ExportSettings,
@@ -123,7 +125,7 @@ impl Export for Nvmeof {
         }
     }
 
-    async fn attached(calls: &Calls, volume: &Volume) -> Result<Judge, Failure> {
+    async fn attached(_: &Appliance, calls: &Calls, volume: &Volume) -> Result<Judge, Failure> {
         let namespace = namespace_on(calls, volume).await?;
         // Without a namespace the subsystem may still be there: a create or delete that was cut short.
         let bare = if namespace.is_none() { subsystem::by_name(calls, volume).await? } else { None };
@@ -154,7 +156,12 @@ impl Export for Nvmeof {
         Ok(())
     }
 
-    async fn find(calls: &Calls, volume: &Volume, hosts: &[NodeIdentity]) -> Result<Target, Failure> {
+    async fn find(
+        _: &Appliance,
+        calls: &Calls,
+        volume: &Volume,
+        hosts: &[NodeIdentity],
+    ) -> Result<Target, Failure> {
         let (namespace, hosts) = tokio::join!(namespace_on(calls, volume), read_hosts(calls, hosts));
         Ok(Target { namespace: namespace?, hosts: hosts?, port: 0 })
     }

@@ -1,24 +1,14 @@
 //! Making and taking apart a volume's subsystem.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use truenas::Calls;
 use truenas::calls::{Filter, NvmetNamespace, NvmetSubsys};
-use truenas::{CallError, Calls};
 
-use crate::protocol::Volume;
-use crate::protocol::call::{Answer as _, failed};
+use crate::protocol::call::{Answer as _, gone};
 use crate::protocol::nvmeof::{device_path, foreign_namespace, is_ours, namespace_on};
-use crate::volume::failure::{Failure, Kind};
+use crate::protocol::{Volume, device};
+use crate::volume::failure::Failure;
 use crate::volume::metadata::Metadata;
 use crate::volume::name::subsystem_nqn;
-
-/// First wait for the device of a new zvol.
-const DEVICE_WAIT_FIRST: Duration = Duration::from_millis(10);
-/// Longest wait between two tries.
-const DEVICE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long the device of a new zvol may take altogether.
-const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The subsystem with the volume's derived name, whosever it is.
 pub(super) async fn by_name(calls: &Calls, volume: &Volume) -> Result<Option<NvmetSubsys>, Failure> {
@@ -37,17 +27,8 @@ pub(super) async fn create_namespace(
     volume: &Volume,
     subsys: i64,
 ) -> Result<Result<NvmetNamespace, Failure>, Failure> {
-    let deadline = (Instant::now() + DEVICE_DEADLINE).min(calls.deadline());
-    let mut pause = DEVICE_WAIT_FIRST;
-    loop {
-        let made = calls.nvmet_namespace_create(subsys, &volume.dataset).await;
-        let missing = made.as_ref().err().and_then(CallError::refused).is_some_and(|e| e.is_device_missing());
-        if !missing || Instant::now() + pause >= deadline {
-            return made.definite(&format!("serving zvol {} over NVMe-oF", volume.dataset));
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(DEVICE_WAIT_MAX);
-    }
+    let made = device::once_there(calls, || calls.nvmet_namespace_create(subsys, &volume.dataset)).await;
+    made.definite(&format!("serving zvol {} over NVMe-oF", volume.dataset))
 }
 
 /// Makes what is missing of subsystem and namespace, looking for each first.
@@ -115,18 +96,4 @@ pub(super) async fn dismantle(calls: &Calls, volume: &Volume, id: i64) -> Result
         gone(calls.nvmet_namespace_delete(namespace.id).await, &doing)?;
     }
     gone(calls.nvmet_subsys_delete(id).await, &doing)
-}
-
-/// A deletion: what is gone already is as good. A definite refusal is repeated by the caller after reading again.
-pub(super) fn gone(result: Result<(), CallError>, doing: &str) -> Result<(), Failure> {
-    match result {
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => {
-            let failure = failed(doing, &error);
-            // An unclassified refusal of a deletion leaves work behind: not final.
-            let kind = if failure.kind == Kind::Internal { Kind::Unavailable } else { failure.kind };
-            Err(Failure { kind, ..failure })
-        }
-        Ok(()) => Ok(()),
-    }
 }

@@ -279,7 +279,7 @@ fn is_dataset_path(value: &str) -> bool {
     path.len() <= id::MAX_DATASET && path.split('/').all(|c| id::is_component(c) && !name::hidden(c))
 }
 
-fn is_server(value: &str) -> bool {
+pub(super) fn is_server(value: &str) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
             && !l.starts_with('-')

@@ -4,6 +4,7 @@
 
 mod dataset;
 mod dataset_create;
+mod iscsi;
 mod nfs;
 mod nvmet;
 mod pool;
@@ -24,6 +25,11 @@ use crate::{exchange, jobs};
 pub use dataset::{Dataset, DatasetKind, DatasetUpdate, PropertyChange};
 pub use dataset_create::{
     CreateKind, DatasetCreate, DatasetProperties, FilesystemCreate, ShareType, UserProperty, VolumeCreate,
+};
+pub use iscsi::{
+    IscsiAuth, IscsiAuthMethod, IscsiAuthWrite, IscsiExtent, IscsiExtentCreate, IscsiExtentKind,
+    IscsiGlobalConfig, IscsiGroup, IscsiInitiator, IscsiListen, IscsiPortal, IscsiSession, IscsiTarget,
+    IscsiTargetExtent,
 };
 pub use nfs::{NfsSecurity, NfsShare, NfsShareCreate, NfsShareUpdate};
 pub use nvmet::{

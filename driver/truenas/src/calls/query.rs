@@ -28,6 +28,12 @@ impl Filter {
     pub fn starts_with(field: &str, value: impl Into<Value>) -> Self {
         Self(json!([field, "^", value.into()]))
     }
+
+    /// At least one of `branches` matches.
+    #[must_use]
+    pub fn any(branches: Vec<Filter>) -> Self {
+        Self(json!(["OR", branches.into_iter().map(|f| f.0).collect::<Vec<_>>()]))
+    }
 }
 
 impl Serialize for Filter {
