@@ -176,7 +176,11 @@ async fn a_grant_that_was_lost_is_made_again_although_the_record_stands() {
     let rig = Rig::start().await;
     for protocol in PROTOCOLS {
         let volume = rig.controller.create(request("pvc-1", protocol, 1)).await.unwrap();
-        let grant = if protocol == "nfs" { "sharing.nfs.update" } else { "nvmet.host_subsys.create" };
+        let grant = match protocol {
+            "nfs" => "sharing.nfs.update",
+            "iscsi" => "iscsi.target.update",
+            _ => "nvmet.host_subsys.create",
+        };
         let error = serde_json::json!({"errno": 14, "reason": "on purpose"});
         let fail = serde_json::json!({"command": "fail", "method": grant, "times": 1, "when": "before", "error": error});
         rig.control().json(fail).await.unwrap();

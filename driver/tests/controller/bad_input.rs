@@ -175,7 +175,12 @@ async fn a_full_pool_is_told_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_completed_is_undone_before_a_final_answer() {
     let rig = Rig::start().await;
-    for (protocol, method) in [("nfs", "sharing.nfs.create"), ("nvmeof", "nvmet.namespace.create")] {
+    for (protocol, method) in [
+        ("nfs", "sharing.nfs.create"),
+        ("iscsi", "iscsi.extent.create"),
+        ("iscsi", "iscsi.targetextent.create"),
+        ("nvmeof", "nvmet.namespace.create"),
+    ] {
         let error = serde_json::json!({"errno": 14, "reason": "on purpose"});
         let fail = serde_json::json!({"command": "fail", "method": method, "times": 0, "when": "before", "error": error});
         rig.control().json(fail).await.unwrap();
@@ -195,6 +200,15 @@ async fn an_error_that_comes_after_the_effect_is_looked_into() {
     for (protocol, methods) in [
         ("nfs", vec!["pool.dataset.create", "sharing.nfs.create"]),
         ("nvmeof", vec!["pool.dataset.create", "nvmet.subsys.create", "nvmet.namespace.create"]),
+        (
+            "iscsi",
+            vec![
+                "pool.dataset.create",
+                "iscsi.target.create",
+                "iscsi.extent.create",
+                "iscsi.targetextent.create",
+            ],
+        ),
     ] {
         for method in methods {
             let error = serde_json::json!({"errno": 202, "reason": "[ESERVICESTARTFAILURE] reload failed"});

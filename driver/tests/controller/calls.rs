@@ -34,30 +34,33 @@ async fn the_good_path_keeps_to_its_calls_and_hops() {
         // Static facts and the node are known once something like it was done before.
         let before = rig.controller.create(request("pvc-0", protocol, 1)).await.unwrap();
         rig.controller.publish(&before, &node("a", 1)).await.unwrap();
-        let nfs = protocol == "nfs";
-        let plan = |of_nfs: (u64, u64), of_nvmeof: (u64, u64)| if nfs { of_nfs } else { of_nvmeof };
+        let plan = |of_nfs: (u64, u64), of_iscsi: (u64, u64), of_nvmeof: (u64, u64)| match protocol {
+            "nfs" => of_nfs,
+            "iscsi" => of_iscsi,
+            _ => of_nvmeof,
+        };
         let check = |stats: Stats, what: &str, (calls, hops): (u64, u64)| {
             assert_plan(&stats, &format!("{protocol} {what}"), calls, hops);
         };
         let create = counted(&rig, rig.controller.create(request("pvc-1", protocol, 1))).await;
-        check(create, "create", plan((2, 2), (3, 2)));
+        check(create, "create", plan((2, 2), (4, 3), (3, 2)));
         let volume = rig.controller.create(request("pvc-1", protocol, 1)).await.unwrap();
         let id = volume.volume_id.clone();
         check(
             counted(&rig, rig.controller.publish(&volume, &node("a", 1))).await,
             "publish",
-            plan((4, 2), (6, 2)),
+            plan((4, 2), (5, 3), (6, 2)),
         );
         check(counted(&rig, rig.controller.expand(&id, 2 * GIB)).await, "expand", (2, 2));
         check(
             counted(&rig, rig.controller.unpublish(&id, &node("a", 1))).await,
             "unpublish",
-            plan((4, 2), (7, 2)),
+            plan((4, 2), (6, 3), (7, 2)),
         );
         let first = counted(&rig, rig.controller.publish(&volume, &node("b", 2))).await;
-        check(first, "publish to a new node", plan((4, 2), (7, 3)));
+        check(first, "publish to a new node", plan((4, 2), (5, 3), (7, 3)));
         rig.controller.unpublish(&id, &node("b", 2)).await.unwrap();
-        check(counted(&rig, rig.controller.delete(&id)).await, "delete", plan((6, 3), (6, 4)));
+        check(counted(&rig, rig.controller.delete(&id)).await, "delete", plan((6, 3), (6, 3), (6, 4)));
         assert!(!rig.datasets().contains(&id));
         rig.controller.unpublish(&before.volume_id, "").await.unwrap();
         rig.controller.delete(&before.volume_id).await.unwrap();

@@ -25,16 +25,28 @@ async fn a_volume_lives_from_create_to_delete() {
                 ("127.0.0.1:2049", "/mnt/tank/pvc-1")
             );
         } else {
-            assert_eq!(context["portals"], "127.0.0.1:4420");
             assert_eq!(
                 (context["capacityBytes"].as_str(), context["neverFormat"].as_str()),
                 ("2147483648", "false")
             );
+        }
+        if protocol == "nvmeof" {
+            assert_eq!(context["portals"], "127.0.0.1:4420");
             assert_eq!(rig.rows("nvmet.namespace")[0]["device_uuid"], context["namespaceUUID"].as_str());
+        }
+        if protocol == "iscsi" {
+            let (target, extent) = (&rig.rows("iscsi.target")[0], &rig.rows("iscsi.extent")[0]);
+            assert_eq!((context["portals"].as_str(), context["lun"].as_str()), ("127.0.0.1:3260", "0"));
+            assert!(
+                context["iqn"].ends_with(&format!(":{}", target["name"].as_str().unwrap())),
+                "{context:?}"
+            );
+            assert_eq!(context["serial"], extent["serial"].as_str().unwrap());
+            assert_eq!(format!("0x{}", context["naa"]), extent["naa"].as_str().unwrap());
         }
         assert!(rig.lets_in(protocol, 1));
         let grown = rig.controller.expand("tank/pvc-1", 3 * GIB).await.unwrap();
-        assert_eq!((grown.capacity_bytes, grown.node_expansion_required), (3 * GIB, protocol == "nvmeof"));
+        assert_eq!((grown.capacity_bytes, grown.node_expansion_required), (3 * GIB, protocol != "nfs"));
         let still = rig.controller.delete("tank/pvc-1").await.unwrap_err();
         assert_eq!(still.code(), Code::FailedPrecondition);
         assert!(still.message().contains("published to a"), "{still}");
@@ -141,7 +153,7 @@ async fn many_volumes_at_once_are_all_made_and_all_removed() {
     let rig = Rig::start().await;
     let names: Vec<String> = (0..24).map(|n| format!("pvc-{n}")).collect();
     let made =
-        names.iter().enumerate().map(|(n, name)| rig.controller.create(request(name, PROTOCOLS[n % 2], 1)));
+        names.iter().enumerate().map(|(n, name)| rig.controller.create(request(name, PROTOCOLS[n % 3], 1)));
     for volume in futures_util::future::join_all(made).await {
         volume.unwrap();
     }
@@ -199,7 +211,7 @@ async fn lists_have_pages_and_only_our_volumes() {
     ]}))
     .await;
     for n in 0..5 {
-        rig.controller.create(request(&format!("pvc-{n}"), PROTOCOLS[n % 2], 1)).await.unwrap();
+        rig.controller.create(request(&format!("pvc-{n}"), PROTOCOLS[n % 3], 1)).await.unwrap();
     }
     rig.replace_controller().await;
     let control = rig.control();

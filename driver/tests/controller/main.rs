@@ -12,6 +12,7 @@ mod access;
 mod bad_input;
 mod calls;
 mod interruption;
+mod iscsi;
 mod life;
 mod model;
 mod ownership;

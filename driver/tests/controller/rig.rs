@@ -22,7 +22,10 @@ pub const GIB: i64 = 1 << 30;
 pub const SERVER: &str = "127.0.0.1";
 /// Longer than anything here takes, shorter than a person's patience.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-pub const PROTOCOLS: [&str; 2] = ["nfs", "nvmeof"];
+pub const PROTOCOLS: [&str; 3] = ["nfs", "iscsi", "nvmeof"];
+/// The iSCSI tables of the appliance.
+const ISCSI: [&str; 5] =
+    ["iscsi.target", "iscsi.extent", "iscsi.targetextent", "iscsi.initiator", "iscsi.auth"];
 
 /// A controller process.
 pub struct Process {
@@ -244,9 +247,9 @@ impl Rig {
     /// Nothing of any volume is left, and every message kept the appliance's schema. Hosts stay: they are nodes.
     pub fn assert_empty(&self) {
         assert_eq!(self.datasets(), Vec::<String>::new());
-        for table in
-            ["sharing.nfs", "nvmet.subsys", "nvmet.namespace", "nvmet.host_subsys", "nvmet.port_subsys"]
-        {
+        let others =
+            ["sharing.nfs", "nvmet.subsys", "nvmet.namespace", "nvmet.host_subsys", "nvmet.port_subsys"];
+        for table in others.into_iter().chain(ISCSI) {
             assert_eq!(self.rows(table), Vec::<Value>::new(), "{table}");
         }
         self.assert_schemas();
@@ -259,10 +262,13 @@ impl Rig {
     /// Exactly one volume of the protocol, complete, letting nobody in.
     pub fn assert_one_volume(&self, protocol: &str) {
         assert_eq!(self.datasets().len(), 1, "{:?}", self.datasets());
-        let (shares, targets) = if protocol == "nfs" { (1, 0) } else { (0, 1) };
-        assert_eq!(self.rows("sharing.nfs").len(), shares, "NFS exports");
-        assert_eq!(self.rows("nvmet.subsys").len(), targets, "subsystems");
-        assert_eq!(self.rows("nvmet.namespace").len(), targets, "namespaces");
+        let of = |own: &str| usize::from(protocol == own);
+        assert_eq!(self.rows("sharing.nfs").len(), of("nfs"), "NFS exports");
+        assert_eq!(self.rows("nvmet.subsys").len(), of("nvmeof"), "subsystems");
+        assert_eq!(self.rows("nvmet.namespace").len(), of("nvmeof"), "namespaces");
+        for table in ["iscsi.target", "iscsi.extent", "iscsi.targetextent"] {
+            assert_eq!(self.rows(table).len(), of("iscsi"), "{table}");
+        }
         self.assert_nobody_let_in();
         self.assert_schemas();
     }
@@ -273,6 +279,9 @@ impl Rig {
         }
         assert_eq!(self.rows("nvmet.host_subsys"), Vec::<Value>::new());
         assert_eq!(self.rows("nvmet.port_subsys"), Vec::<Value>::new());
+        for target in self.rows("iscsi.target") {
+            assert_eq!(target["groups"], serde_json::json!([]), "{target}");
+        }
     }
 
     /// Whether the volume's node with this last address byte is let in.
@@ -282,6 +291,10 @@ impl Rig {
             let shares = self.rows("sharing.nfs");
             return shares.iter().any(|s| s["hosts"].as_array().is_some_and(|h| h.contains(&host)));
         }
+        if protocol == "iscsi" {
+            let name = initiator(last);
+            return self.initiators_let_in().contains(&name);
+        }
         let nqn = tns_csi_proto::identity::host_nqn(&Uuid::from_u128(u128::from(last)));
         let hosts = self.rows("nvmet.host");
         let row = hosts.iter().find(|h| h["hostnqn"] == nqn.as_str()).map(|h| h["id"].clone());
@@ -289,6 +302,29 @@ impl Rig {
         let linked = row.is_some_and(|id| links.iter().any(|l| l["host_id"] == id || l["host"]["id"] == id));
         linked && !self.rows("nvmet.port_subsys").is_empty()
     }
+}
+
+impl Rig {
+    /// The initiators that some target lets in. A group that lets everyone in is a failure of its own.
+    pub fn initiators_let_in(&self) -> Vec<String> {
+        let rows = self.rows("iscsi.initiator");
+        let mut names = Vec::new();
+        for target in self.rows("iscsi.target") {
+            for group in target["groups"].as_array().unwrap() {
+                let row = rows.iter().find(|r| r["id"] == group["initiator"]);
+                let row = row.unwrap_or_else(|| panic!("everyone is let in: {target}"));
+                let list = row["initiators"].as_array().unwrap();
+                assert!(!list.is_empty(), "everyone is let in: {row}");
+                names.extend(list.iter().map(|n| n.as_str().unwrap().to_owned()));
+            }
+        }
+        names
+    }
+}
+
+/// The initiator name of the node with this last address byte.
+pub fn initiator(last: u8) -> String {
+    tns_csi_proto::identity::initiator_name(&Uuid::from_u128(u128::from(last)))
 }
 
 /// The appliance's schemas beside the repository, when they are there.

@@ -183,7 +183,7 @@ impl Inner {
         loop {
             let granted = with_export!(
                 protocol,
-                E => self.grant_as::<E>(appliance, calls, &volume, grants).await?,
+                E => Box::pin(self.grant_as::<E>(appliance, calls, &volume, grants)).await?,
                 p => return Err(protocol_not_built(p))
             );
             match granted {

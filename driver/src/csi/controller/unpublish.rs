@@ -76,7 +76,7 @@ impl Inner {
         loop {
             let revoked = with_export!(
                 protocol,
-                E => self.revoke_as::<E>(appliance, calls, &volume, nodes).await?,
+                E => Box::pin(self.revoke_as::<E>(appliance, calls, &volume, nodes)).await?,
                 // Nothing of a protocol that is not built was ever published by this driver.
                 _ => return Ok(())
             );
