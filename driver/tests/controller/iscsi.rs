@@ -206,10 +206,11 @@ async fn o5_two_processes_and_foreign_credentials_make_no_mess() {
     // Somebody has the volume's tag.
     let theirs = json!({"tag": tag, "user": "theirs", "secret": "their-secret1"});
     let _: Value = administrator(&rig, "iscsi.auth.create", json!([theirs])).await;
+    let a = node("a", 1);
     for _ in 0..5 {
         let (one, two) = tokio::join!(
-            publish_with(&rig.controller, &volume, &node("a", 1), &secrets),
-            publish_with(&second, &volume, &node("a", 1), &secrets)
+            publish_with(&rig.controller, &volume, &a, &secrets),
+            publish_with(&second, &volume, &a, &secrets)
         );
         one.unwrap();
         two.unwrap();

@@ -109,7 +109,7 @@ impl Inner {
         with_export!(
             plan.parameters.protocol,
             E => {
-                E::check(appliance, &calls, &plan.parameters).await?;
+                until_known(calls.deadline(), |_| E::check(appliance, &calls, &plan.parameters)).await?;
                 until_known(calls.deadline(), |attempt| self.attempt::<E>(appliance, &calls, plan, attempt)).await
             },
             protocol => Err(not_built(protocol))
