@@ -82,6 +82,7 @@ async fn o6_portal_and_base_name_are_the_appliances() {
     invalid(rig.controller.create(elsewhere).await.unwrap_err(), "127.0.0.1:3260");
     invalid(rig.controller.create(class(&[("port", "3261")])).await.unwrap_err(), "127.0.0.1:3260");
     invalid(rig.controller.create(class(&[("portalId", "99")])).await.unwrap_err(), "portalId");
+    invalid(rig.controller.create(class(&[("initiatorId", "99")])).await.unwrap_err(), "initiatorId");
     let base = class(&[("iscsi.iqnBase", "iqn.2020-01.org.example")]);
     invalid(rig.controller.create(base).await.unwrap_err(), "iscsi.iqnBase");
     rig.assert_empty();
@@ -116,7 +117,8 @@ async fn exactly_the_granted_nodes_are_named() {
         rig.controller.publish_as(&volume, &node(&format!("n{last}"), last), shared("iscsi")).await.unwrap();
     }
     assert_eq!(rig.initiators_let_in(), [initiator(1), initiator(2), initiator(3)]);
-    assert_eq!(rig.rows("iscsi.initiator")[0]["comment"], "[tns-csi tank/pvc-1]");
+    let comment = rig.rows("iscsi.initiator")[0]["comment"].clone();
+    assert!(comment.as_str().unwrap().starts_with("[tns-csi tank/pvc-1] "), "{comment}");
     rig.controller.unpublish("tank/pvc-1", &node("n2", 2)).await.unwrap();
     assert_eq!(rig.initiators_let_in(), [initiator(1), initiator(3)]);
     rig.controller.unpublish("tank/pvc-1", &node("n1", 1)).await.unwrap();
@@ -312,4 +314,123 @@ async fn t9_a_delete_whose_zvol_is_gone_still_removes_target_groups_and_credenti
     let _: Value = administrator(&rig, "iscsi.target.update", json!([target["id"], groups])).await;
     rig.controller.delete("tank/pvc-1").await.unwrap();
     rig.assert_empty();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_fails_again_and_again_leaves_one_initiator_group() {
+    let rig = Rig::start().await;
+    let volume = rig.controller.create(class(&[])).await.unwrap();
+    for method in ["iscsi.initiator.create", "iscsi.target.update"] {
+        let error = json!({"errno": 202, "reason": "[ESERVICESTARTFAILURE] reload failed"});
+        let fail = json!({"command": "fail", "method": method, "when": "after", "times": 3, "error": error});
+        rig.control().json(fail).await.unwrap();
+        for _ in 0..4 {
+            let _ = rig.controller.publish(&volume, &node("a", 1)).await;
+        }
+        rig.control().clear();
+        rig.controller.publish(&volume, &node("a", 1)).await.unwrap();
+        assert_eq!(rig.initiators_let_in(), [initiator(1)]);
+        assert_eq!(rig.rows("iscsi.initiator").len(), 1, "{method}");
+        rig.controller.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
+        rig.assert_nobody_let_in();
+    }
+    rig.controller.delete("tank/pvc-1").await.unwrap();
+    rig.assert_empty();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_of_tns_csi_is_served_and_stays_as_its_administrator_set_it_up() {
+    let rig = Rig::start().await;
+    let global: Value = administrator(&rig, "iscsi.global.config", json!([])).await;
+    let iqn = format!("{}:pvc-old", global["basename"].as_str().unwrap());
+    let properties = json!({
+        "tns-csi:managed_by": "tns-csi", "tns-csi:csi_volume_name": "pvc-old", "tns-csi:protocol": "iscsi",
+        "tns-csi:iscsi_iqn": iqn, "tns-csi:iscsi_target_id": "1", "tns-csi:iscsi_extent_id": "1",
+    });
+    let dataset = json!({
+        "name": "tank/pvc-old", "kind": "VOLUME", "properties": {"volsize": "1073741824"},
+        "user_properties": properties,
+    });
+    rig.seed(json!({"datasets": [dataset]})).await;
+    let admins = json!([{"initiators": ["iqn.1993-08.org.debian:admin"], "comment": "all nodes"}]);
+    let row: Value = administrator(&rig, "iscsi.initiator.create", admins).await;
+    let portal = rig.rows("iscsi.portal")[0]["id"].clone();
+    let target = json!([{"name": "pvc-old", "groups": [{"portal": portal, "initiator": row["id"]}]}]);
+    let target: Value = administrator(&rig, "iscsi.target.create", target).await;
+    let extent = json!([{"name": "pvc-old", "type": "DISK", "disk": "zvol/tank/pvc-old"}]);
+    let extent: Value = administrator(&rig, "iscsi.extent.create", extent).await;
+    let unit = json!([{"target": target["id"], "extent": extent["id"], "lunid": 0}]);
+    let _: Value = administrator(&rig, "iscsi.targetextent.create", unit).await;
+    let volume = csi::Volume {
+        volume_id: "tank/pvc-old".to_owned(),
+        volume_context: crate::rig::parameters("iscsi", &[]),
+        ..Default::default()
+    };
+    let context = rig.controller.publish(&volume, &node("a", 1)).await.unwrap();
+    assert_eq!(
+        (context["iqn"].as_str(), context["serial"].as_str()),
+        (iqn.as_str(), extent["serial"].as_str().unwrap())
+    );
+    rig.controller.unpublish("tank/pvc-old", &node("a", 1)).await.unwrap();
+    assert_eq!(rig.initiators_let_in(), ["iqn.1993-08.org.debian:admin"]);
+    assert_eq!(
+        (rig.rows("iscsi.target").len(), rig.rows("iscsi.extent").len()),
+        (1, 1),
+        "no second one was made"
+    );
+    rig.controller.delete("tank/pvc-old").await.unwrap();
+    assert_eq!(rig.datasets(), Vec::<String>::new());
+    assert_eq!((rig.rows("iscsi.target").len(), rig.rows("iscsi.extent").len()), (0, 0));
+    assert_eq!(rig.rows("iscsi.initiator").len(), 1, "the administrator's group stays");
+}
+
+/// A node logs in: the appliance shows its session.
+async fn log_in(rig: &Rig, iqn: &str, last: u8) {
+    let session = json!({
+        "initiator": initiator(last), "initiator_addr": format!("10.0.0.{last}"), "initiator_alias": null,
+        "target": iqn, "target_alias": "", "header_digest": null, "data_digest": null,
+        "max_data_segment_length": null, "max_receive_data_segment_length": null,
+        "max_xmit_data_segment_length": null, "max_burst_length": null, "first_burst_length": null,
+        "immediate_data": true, "iser": false, "offload": false,
+    });
+    rig.seed(json!({"rows": {"iscsi.session": [session]}})).await;
+}
+
+async fn sessions(rig: &Rig) -> Vec<Value> {
+    administrator(rig, "iscsi.global.sessions", json!([])).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t11_a_session_that_a_node_left_behind_ends_with_the_last_unpublish() {
+    let rig = Rig::start().await;
+    let volume = rig.controller.create(class(&[])).await.unwrap();
+    let context = rig.controller.publish(&volume, &node("a", 1)).await.unwrap();
+    log_in(&rig, &context["iqn"], 1).await;
+    rig.controller.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
+    assert_eq!(sessions(&rig).await, Vec::<Value>::new());
+    rig.assert_one_volume("iscsi");
+    // The same with an unpublish that was cut short after it had closed the target.
+    log_in(&rig, &context["iqn"], 1).await;
+    rig.controller.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
+    assert_eq!(sessions(&rig).await, Vec::<Value>::new());
+    let again = rig.controller.publish(&volume, &node("b", 2)).await.unwrap();
+    assert_eq!(again, context, "the same unit under the same name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_session_is_not_cut_where_others_keep_theirs() {
+    let rig = Rig::start().await;
+    let volume = rig.controller.create(shared_request("pvc-1", "iscsi")).await.unwrap();
+    let mut iqn = String::new();
+    for last in 1..=2 {
+        let id = node(&format!("n{last}"), last);
+        iqn = rig.controller.publish_as(&volume, &id, shared("iscsi")).await.unwrap()["iqn"].clone();
+        log_in(&rig, &iqn, last).await;
+    }
+    rig.controller.unpublish("tank/pvc-1", &node("n1", 1)).await.unwrap();
+    assert_eq!(rig.initiators_let_in(), [initiator(2)], "it cannot log in again");
+    assert_eq!(sessions(&rig).await.len(), 2, "the other one's session lives");
+    rig.controller.unpublish("tank/pvc-1", &node("n2", 2)).await.unwrap();
+    assert_eq!(sessions(&rig).await, Vec::<Value>::new());
+    assert!(!iqn.is_empty());
 }

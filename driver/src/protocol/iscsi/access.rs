@@ -53,22 +53,46 @@ pub(super) async fn standing(
     };
     let found = calls.iscsi_initiator_query(&[Filter::eq("id", id)]).await;
     let found = found.or_failed(&format!("reading who may log in to the iSCSI target of {}", volume.id))?;
-    let ours = found.into_iter().find(|row| row.id == id && row.comment == marker(volume));
+    let ours = found.into_iter().find(|row| row.id == id && is_marked(row, volume));
     // An empty list of ours was emptied by somebody, for everyone.
     Ok(ours.filter(|row| !row.initiators.is_empty()).map_or(Standing::Foreign, Standing::Ours))
 }
 
-/// Makes an initiator group of the volume's own.
+/// Whether an initiator group was made for the volume.
+fn is_marked(row: &IscsiInitiator, volume: &Volume) -> bool {
+    row.comment.starts_with(&marker(volume))
+}
+
+/// Makes an initiator group of the volume's own, for a target that refers to none. One that this very process made and
+/// did not get to use is used then; those of other processes never are, because their makers may still come to it.
 pub(super) async fn create_row(
+    appliance: &Appliance,
     calls: &Calls,
     volume: &Volume,
-    initiators: &[String],
+    initiators: Vec<String>,
 ) -> Result<IscsiInitiator, Failure> {
     let doing = format!("naming who may log in to the iSCSI target of {}", volume.id);
     if initiators.is_empty() {
         return Err(Failure::new(Kind::Internal, format!("{doing}: nobody is named")));
     }
-    calls.iscsi_initiator_create(initiators, &marker(volume)).await.or_failed(&doing)
+    let mark = appliance.iscsi.mark(volume);
+    let made_before = async || {
+        let rows = target::rows(calls, volume).await?;
+        let Some(row) = rows.into_iter().find(|row| row.comment == mark) else { return Ok(None) };
+        write_row(calls, volume, &row, initiators.clone()).await?;
+        Ok(Some(IscsiInitiator { initiators: initiators.clone(), ..row }))
+    };
+    if appliance.iscsi.is_pending(volume)
+        && let Some(row) = made_before().await?
+    {
+        return Ok(row);
+    }
+    appliance.iscsi.set_pending(volume, true);
+    match calls.iscsi_initiator_create(&initiators, &mark).await.definite(&doing)? {
+        Ok(row) => Ok(row),
+        // A row is stored before the target is reloaded.
+        Err(refused) => made_before().await?.ok_or(refused),
+    }
 }
 
 async fn write_row(
@@ -153,7 +177,8 @@ async fn refer(
             return Err(refused);
         }
     }
-    let ours = found.row.as_ref().is_some_and(|row| row.comment == marker(volume));
+    appliance.iscsi.set_pending(volume, false);
+    let ours = found.row.as_ref().is_some_and(|row| is_marked(row, volume));
     appliance.iscsi.change(volume, |seen| {
         seen.row = ours.then_some(row);
         seen.tidy |= found.tidy;
@@ -231,7 +256,8 @@ async fn revoke_at(
                 return close(appliance, calls, volume, metadata, target, known).await;
             }
             return match standing(calls, volume, target).await? {
-                Standing::Closed => Ok(()),
+                // Closing it may have been cut short before the sessions were ended.
+                Standing::Closed => end_sessions(appliance, calls, volume, metadata, target).await,
                 Standing::Ours(row) => close(appliance, calls, volume, metadata, target, Some(row.id)).await,
                 Standing::Opened => close(appliance, calls, volume, metadata, target, None).await,
                 Standing::Foreign => {
@@ -293,11 +319,13 @@ async fn name_only(
         return close(appliance, calls, volume, metadata, target, None).await;
     }
     appliance.iscsi.forget(volume);
-    let row = create_row(calls, volume, &names).await?;
+    let row = create_row(appliance, calls, volume, names).await?;
     let groups: Vec<IscsiGroup> =
         target.groups.iter().map(|g| IscsiGroup { initiator: Some(row.id), ..g.clone() }).collect();
     let doing = format!("shutting the iSCSI target of {}", volume.id);
-    calls.iscsi_target_update(target.id, &groups).await.or_failed(&doing).map(|_| ())
+    calls.iscsi_target_update(target.id, &groups).await.or_failed(&doing)?;
+    appliance.iscsi.set_pending(volume, false);
+    Ok(())
 }
 
 /// Closes the target, removes the initiator group and the credentials, and sees to it that nobody is logged in.
@@ -338,6 +366,20 @@ async fn close(
         auth::forget(calls, volume, tag).await?;
     }
     if live?.is_empty() {
+        return Ok(());
+    }
+    cut(appliance, calls, volume, metadata, target).await
+}
+
+/// Ends the sessions of a closed target, if there are any.
+async fn end_sessions(
+    appliance: &Appliance,
+    calls: &Calls,
+    volume: &Volume,
+    metadata: Option<&Metadata>,
+    target: &IscsiTarget,
+) -> Result<(), Failure> {
+    if live(appliance, calls, volume, target, |_| true).await?.is_empty() {
         return Ok(());
     }
     cut(appliance, calls, volume, metadata, target).await

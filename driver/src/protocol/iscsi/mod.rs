@@ -100,6 +100,12 @@ impl Export for Iscsi {
             Kind::Precondition => Failure::invalid(failure.message),
             _ => failure,
         })?;
+        if let Some(id) = settings.initiator_id {
+            given_row(calls, id).await.map_err(|failure| match failure.kind {
+                Kind::Precondition => Failure::invalid(failure.message),
+                _ => failure,
+            })?;
+        }
         let Some(base) = &settings.iqn_base else { return Ok(()) };
         if facts.basename != *base {
             facts = appliance.read_iscsi_facts(calls).await?;
@@ -155,6 +161,7 @@ impl Export for Iscsi {
         let seen = appliance.iscsi.of(volume).filter(|seen| seen.tidy && seen.row.is_none());
         // What follows is a deletion: nothing that is remembered now holds after it.
         appliance.iscsi.forget(volume);
+        appliance.iscsi.set_pending(volume, false);
         if let Some(seen) = seen
             && let Some(survey) = target::still_as_seen(calls, volume, &seen).await?
         {
@@ -227,12 +234,13 @@ impl Export for Iscsi {
                 appliance.iscsi.change(volume, |seen| seen.tidy = false);
                 Some(match settings.initiator_id {
                     Some(id) => given_row(calls, id).await?,
-                    None if settings.is_open() => {
-                        access::create_row(calls, volume, &settings.initiators).await?
-                    }
                     None => {
-                        let names: Vec<String> = hosts.iter().map(|h| h.initiator.clone()).collect();
-                        access::create_row(calls, volume, &names).await?
+                        let names = if settings.is_open() {
+                            settings.initiators.clone()
+                        } else {
+                            hosts.iter().map(|h| h.initiator.clone()).collect()
+                        };
+                        access::create_row(appliance, calls, volume, names).await?
                     }
                 })
             }

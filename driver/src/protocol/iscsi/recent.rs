@@ -3,13 +3,15 @@
 //! The rule it keeps: it spares reading back what this process has just made or read, never a check of whose something
 //! is; and it is old soon, so that what an administrator changes is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::protocol::Volume;
+use crate::protocol::iscsi::marker;
 
 /// How long a memory counts.
 const LIFE: Duration = Duration::from_secs(300);
@@ -31,12 +33,41 @@ pub(in crate::protocol) struct Seen {
 }
 
 /// The memories, by volume.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::protocol) struct Recent {
     seen: Mutex<BTreeMap<String, (Instant, Seen)>>,
+    /// Volumes for which this process began to make an initiator group to which no target refers yet.
+    pending: Mutex<BTreeSet<String>>,
+    /// Tells the initiator groups that this process made from those of others.
+    process: String,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        let process = Uuid::new_v4().simple().to_string().chars().take(8).collect();
+        Recent { seen: Mutex::default(), pending: Mutex::default(), process }
+    }
 }
 
 impl Recent {
+    /// The comment of the initiator groups that this process makes for the volume.
+    pub(super) fn mark(&self, volume: &Volume) -> String {
+        format!("{} {}", marker(volume), self.process)
+    }
+
+    pub(super) fn is_pending(&self, volume: &Volume) -> bool {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(&volume.id.to_string())
+    }
+
+    pub(super) fn set_pending(&self, volume: &Volume, pending: bool) {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending {
+            all.insert(volume.id.to_string());
+        } else {
+            all.remove(&volume.id.to_string());
+        }
+    }
+
     /// What was seen of a volume, if it is not too long ago.
     pub(super) fn of(&self, volume: &Volume) -> Option<Seen> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

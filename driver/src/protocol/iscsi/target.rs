@@ -233,15 +233,16 @@ pub(super) async fn satellites(calls: &Calls, volume: &Volume) -> Result<(Vec<i6
     Ok((rows?.into_iter().map(|row| row.id).collect(), auths?))
 }
 
-/// The initiator groups whose comment names the volume.
+/// The initiator groups whose comment begins with the volume's name; its brackets keep one id from being the beginning
+/// of another.
 pub(super) async fn rows(
     calls: &Calls,
     volume: &Volume,
 ) -> Result<Vec<truenas::calls::IscsiInitiator>, Failure> {
     let comment = marker(volume);
-    let found = calls.iscsi_initiator_query(&[Filter::eq("comment", comment.as_str())]).await;
+    let found = calls.iscsi_initiator_query(&[Filter::starts_with("comment", comment.as_str())]).await;
     let found = found.or_failed(&format!("reading the iSCSI initiator groups of {}", volume.id))?;
-    Ok(found.into_iter().filter(|row| row.comment == comment).collect())
+    Ok(found.into_iter().filter(|row| row.comment.starts_with(&comment)).collect())
 }
 
 /// Removes rows of ours that are left: first what refers to others.

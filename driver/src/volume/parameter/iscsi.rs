@@ -95,6 +95,18 @@ pub(super) const TABLE: &[Definition] = &[
         check: |v| v.starts_with("iqn.") && is_initiator(v),
     },
     Definition {
+        name: "forceDelete",
+        protocols: ISCSI,
+        values: "true: sessions of a deleted volume always end; one that is published is never deleted",
+        check: |v| v == "true",
+    },
+    Definition {
+        name: "deleteExtentsWithTarget",
+        protocols: ISCSI,
+        values: "true: target and extent always go with their volume",
+        check: |v| v == "true",
+    },
+    Definition {
         name: AUTH_METHOD,
         protocols: ISCSI,
         values: "none, chap or mutual",
