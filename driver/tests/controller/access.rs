@@ -138,6 +138,7 @@ async fn two_controller_processes_lose_no_node_of_each_other() {
         }
         rig.controller.delete("tank/pvc-1").await.unwrap();
     }
+    rig.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,9 @@ use tonic::{Code, Request, Status};
 use truenas_sim::{Config, Version, When};
 use uuid::Uuid;
 
-use crate::rig::{GIB, PROTOCOLS, Process, Rig, node, parameters, publish_request, shared, single};
+use crate::rig::{
+    GIB, PROTOCOLS, Process, Rig, initiator, node, parameters, publish_request, shared, single,
+};
 
 /// Operations of one run.
 const STEPS: usize = 10_000;
@@ -291,6 +293,7 @@ fn grants(rig: &Rig) -> BTreeMap<String, BTreeSet<u8>> {
     for share in rig.rows("sharing.nfs").iter().filter(|share| is_ours(&share["comment"])) {
         grants.insert(dataset_of(&share["path"]), addresses(&share["hosts"]));
     }
+    grants.append(&mut iscsi_grants(rig));
     let hosts = rig.rows("nvmet.host");
     let links = rig.rows("nvmet.host_subsys");
     let ports = rig.rows("nvmet.port_subsys");
@@ -306,6 +309,35 @@ fn grants(rig: &Rig) -> BTreeMap<String, BTreeSet<u8>> {
         assert_eq!(ports.iter().any(|link| of_subsystem(&link)), !admitted.is_empty(), "{namespace}");
         let zvol = namespace["device_path"].as_str().unwrap().trim_start_matches("zvol/").to_owned();
         grants.insert(zvol, admitted);
+    }
+    grants
+}
+
+/// The same for iSCSI. Targets and initiator groups that serve nothing are failures of their own.
+fn iscsi_grants(rig: &Rig) -> BTreeMap<String, BTreeSet<u8>> {
+    let (targets, groups) = (rig.rows("iscsi.target"), rig.rows("iscsi.initiator"));
+    let units = rig.rows("iscsi.targetextent");
+    let mut grants = BTreeMap::new();
+    for extent in rig.rows("iscsi.extent").iter().filter(|extent| is_ours(&extent["comment"])) {
+        let unit = units.iter().find(|u| u["extent"] == extent["id"]).unwrap_or_else(|| panic!("{extent}"));
+        let target = targets.iter().find(|t| t["id"] == unit["target"]).unwrap();
+        let mut admitted = BTreeSet::new();
+        for group in target["groups"].as_array().unwrap() {
+            let names = groups.iter().find(|g| g["id"] == group["initiator"]);
+            let names = names.unwrap_or_else(|| panic!("everyone is let in: {target}"));
+            let names = names["initiators"].as_array().unwrap();
+            assert!(!names.is_empty(), "everyone is let in: {target}");
+            admitted.extend(
+                names.iter().map(|name| (1..=NODES).find(|last| *name == initiator(*last).as_str()).unwrap()),
+            );
+        }
+        grants.insert(extent["path"].as_str().unwrap().trim_start_matches("zvol/").to_owned(), admitted);
+    }
+    assert_eq!(targets.len(), grants.len(), "targets without a volume: {targets:?}");
+    for group in groups.iter().filter(|group| is_ours(&group["comment"])) {
+        let of =
+            |dataset: &String| group["comment"].as_str().unwrap().contains(&format!("[tns-csi {dataset}]"));
+        assert!(grants.keys().any(of), "an initiator group without a volume: {group}");
     }
     grants
 }

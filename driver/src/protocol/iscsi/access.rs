@@ -12,6 +12,7 @@ use truenas::calls::{Filter, IscsiAuthMethod, IscsiGroup, IscsiInitiator, IscsiT
 
 use crate::protocol::appliance::Appliance;
 use crate::protocol::call::{Answer as _, gone};
+use crate::protocol::iscsi::session::{cut, end_sessions, live};
 use crate::protocol::iscsi::{auth, marker, target};
 use crate::protocol::{Grantee, Granting, Revocation, Volume};
 use crate::volume::failure::{Failure, Kind};
@@ -258,7 +259,11 @@ async fn revoke_at(
             return match standing(calls, volume, target).await? {
                 // Closing it may have been cut short before the sessions were ended.
                 Standing::Closed => end_sessions(appliance, calls, volume, metadata, target).await,
-                Standing::Ours(row) => close(appliance, calls, volume, metadata, target, Some(row.id)).await,
+                Standing::Ours(row) => {
+                    // Another process made it, and may have left others.
+                    appliance.iscsi.change(volume, |seen| seen.tidy &= seen.row == Some(row.id));
+                    close(appliance, calls, volume, metadata, target, Some(row.id)).await
+                }
                 Standing::Opened => close(appliance, calls, volume, metadata, target, None).await,
                 Standing::Foreign => {
                     not_ours(volume, target);
@@ -369,66 +374,4 @@ async fn close(
         return Ok(());
     }
     cut(appliance, calls, volume, metadata, target).await
-}
-
-/// Ends the sessions of a closed target, if there are any.
-async fn end_sessions(
-    appliance: &Appliance,
-    calls: &Calls,
-    volume: &Volume,
-    metadata: Option<&Metadata>,
-    target: &IscsiTarget,
-) -> Result<(), Failure> {
-    if live(appliance, calls, volume, target, |_| true).await?.is_empty() {
-        return Ok(());
-    }
-    cut(appliance, calls, volume, metadata, target).await
-}
-
-/// Initiators that are logged in to the target and fit.
-async fn live(
-    appliance: &Appliance,
-    calls: &Calls,
-    volume: &Volume,
-    target: &IscsiTarget,
-    fits: impl Fn(&str) -> bool,
-) -> Result<Vec<String>, Failure> {
-    let iqn = appliance.iscsi_facts(calls).await?.iqn(&target.name);
-    let sessions = calls.iscsi_sessions(&[Filter::eq("target", iqn.as_str())]).await;
-    let sessions =
-        sessions.or_failed(&format!("reading who is logged in to the iSCSI target of {}", volume.id))?;
-    let here = sessions.into_iter().filter(|s| s.target == iqn && fits(&s.initiator));
-    Ok(here.map(|s| s.initiator).collect())
-}
-
-/// Ends the sessions of a closed target: the target is removed, which ends them, and made again. The zvol is not
-/// touched.
-async fn cut(
-    appliance: &Appliance,
-    calls: &Calls,
-    volume: &Volume,
-    metadata: Option<&Metadata>,
-    target: &IscsiTarget,
-) -> Result<(), Failure> {
-    tracing::info!(volume = %volume.id, "a revoked initiator is still logged in: removing its target and making it again");
-    appliance.iscsi.forget(volume);
-    let doing = format!("ending the iSCSI sessions of {}", volume.id);
-    gone(calls.iscsi_target_delete(target.id, true).await, &doing)?;
-    let left = live(appliance, calls, volume, target, |_| true).await?;
-    if let Some(metadata) = metadata
-        && target.name == volume.global
-    {
-        let settings = ExportSettings::recorded(metadata)?;
-        target::ensure(calls, volume, &settings.iscsi, metadata, None).await?;
-    }
-    if left.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Kind::Unavailable,
-        format!(
-            "{doing}: {} is still logged in although its target was removed: not fenced",
-            left.join(", ")
-        ),
-    ))
 }

@@ -7,6 +7,7 @@ mod access;
 mod auth;
 pub mod portal;
 pub(in crate::protocol) mod recent;
+mod session;
 mod target;
 
 use truenas::Calls;
@@ -227,7 +228,12 @@ impl Export for Iscsi {
         let mut tidy = seen.tidy;
         let current = target.groups.iter().find_map(|g| g.auth);
         let row = match access::standing(calls, volume, &target).await? {
-            Standing::Ours(row) => Some(row),
+            Standing::Ours(row) => {
+                // One that another process made: it may have left others.
+                tidy &= seen.row == Some(row.id);
+                appliance.iscsi.change(volume, |seen| seen.tidy = tidy);
+                Some(row)
+            }
             Standing::Foreign if settings.initiator_id.is_none() => None,
             _ => {
                 // Until the target refers to it, nothing but its comment says what is made now.
