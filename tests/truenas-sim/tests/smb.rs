@@ -15,6 +15,8 @@ async fn serving() -> (Appliance, Client) {
     for name in ["tank/a", "tank/b"] {
         client.ok("pool.dataset.create", json!([{"name": name, "share_type": "SMB"}])).await;
     }
+    // Jobs answer when they have ended.
+    client.ok("core.set_options", json!([{"legacy_jobs": false}])).await;
     client.ok("service.control", json!(["START", "cifs"])).await;
     (appliance, client)
 }

@@ -21,7 +21,9 @@ pub use export::{
     IscsiChap, IscsiGroup, IscsiSession, IscsiTarget, IscsiTargetEntry, IscsiUnit, NfsExport, NfsSecurity,
     NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem, NvmetTarget, SmbShare,
 };
-pub use storage::{Dataset, DatasetKind, NewDataset, Pool, Property, Scope, Snapshot, Source};
+pub use storage::{
+    Dataset, DatasetKind, Encryption, Key, NewDataset, Pool, Property, Scope, Snapshot, Source,
+};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -84,6 +86,9 @@ pub trait Backend: Send + Sync + 'static {
     /// are set by the same operation, so that no dataset without them can ever be seen (`zfs create -o ...`).
     /// `acltype=nfsv4` exists only in TrueNAS's ZFS; a backend on another leaves it out.
     fn create_dataset(&self, new: &NewDataset) -> Result<()>;
+
+    /// As [`Backend::create_dataset`], encrypted with a key of its own.
+    fn create_encrypted(&self, new: &NewDataset, encryption: &Encryption) -> Result<()>;
 
     /// Sets (`Some`) or inherits (`None`, also: removes a user property) properties of a dataset. Keys with a colon
     /// are user properties. All or nothing as far as ZFS allows.

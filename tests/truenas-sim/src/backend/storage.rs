@@ -118,6 +118,69 @@ pub struct NewDataset {
     pub user_properties: BTreeMap<String, String>,
 }
 
+/// How a new dataset is encrypted, as the root of what lies below it. The key is a secret: `Debug` leaves it out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Encryption {
+    /// ZFS's name, e.g. `aes-256-gcm`.
+    pub algorithm: String,
+    /// What unlocks it.
+    pub key: Key,
+}
+
+impl std::fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encryption")
+            .field("algorithm", &self.algorithm)
+            .field("keyformat", &self.key.format())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key of an encrypted dataset.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Key {
+    /// 32 bytes in 64 hexadecimal digits.
+    Hex(String),
+    /// A passphrase of at least 8 characters, stretched by this many rounds of PBKDF2.
+    Passphrase {
+        /// The secret.
+        secret: String,
+        /// Rounds.
+        iterations: u64,
+    },
+}
+
+impl Key {
+    /// ZFS's `keyformat`.
+    pub fn format(&self) -> &'static str {
+        match self {
+            Self::Hex(_) => "hex",
+            Self::Passphrase { .. } => "passphrase",
+        }
+    }
+
+    /// What ZFS reads where it asks for the key.
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::Hex(secret) | Self::Passphrase { secret, .. } => secret,
+        }
+    }
+
+    /// ZFS's `pbkdf2iters`; none for a key that is not stretched.
+    pub fn iterations(&self) -> Option<u64> {
+        match self {
+            Self::Hex(_) => None,
+            Self::Passphrase { iterations, .. } => Some(*iterations),
+        }
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}(redacted)", self.format())
+    }
+}
+
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {

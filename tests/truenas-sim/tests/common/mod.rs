@@ -23,7 +23,11 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The folder of the appliance's API facts beside the repository, when it is there.
 pub fn facts() -> Option<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/truenas-api");
+    let named = std::env::var_os("TNS_CSI_SIM_SCHEMAS").map(PathBuf::from);
+    let folder = match named.as_deref().and_then(std::path::Path::parent) {
+        Some(parent) => parent.to_owned(),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/truenas-api"),
+    };
     folder.join("schemas").is_dir().then_some(folder)
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, IscsiSession, IscsiTarget, NewDataset, NfsExport,
+    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset, NfsExport,
     NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use crate::state::{Journal, Tables};
@@ -114,6 +114,17 @@ impl Backend for Memory {
         node.user = new.user_properties.clone();
         node.device_at = Some(device_at);
         state.add(&new.name, node)
+    }
+
+    fn create_encrypted(&self, new: &NewDataset, encryption: &Encryption) -> Result<()> {
+        let mut new = new.clone();
+        let own =
+            [("encryption", encryption.algorithm.clone()), ("keyformat", encryption.key.format().to_owned())];
+        new.properties.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        if let Some(iterations) = encryption.key.iterations() {
+            new.properties.insert("pbkdf2iters".into(), iterations.to_string());
+        }
+        self.create_dataset(&new)
     }
 
     fn set_properties(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {

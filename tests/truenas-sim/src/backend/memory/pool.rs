@@ -248,6 +248,9 @@ impl State {
             let volsize = node.native.get("volsize").cloned().unwrap_or_default();
             node.native.insert("refreservation".into(), volsize);
         }
+        if let Some(words) = properties::refusal(&node.native) {
+            return Err(BackendError::new(Refusal::Invalid, format!("cannot create '{name}': {words}")));
+        }
         if node.charge() > self.available(parent) {
             return Err(BackendError::new(Refusal::NoSpace, format!("cannot create '{name}': out of space")));
         }
@@ -273,6 +276,15 @@ impl State {
                     map.remove(key);
                 }
             }
+        }
+        let words = properties::refusal(&node.native).or_else(|| {
+            let quota = node.bytes("quota");
+            let shrinks = changes.contains_key("quota") && quota > 0 && quota < self.used(name);
+            shrinks.then(|| "size is less than current used or reserved space".to_owned())
+        });
+        if let Some(words) = words {
+            let words = format!("cannot set property for '{name}': {words}");
+            return Err(BackendError::new(Refusal::Invalid, words));
         }
         if node.charge().saturating_sub(before) > self.available(name) {
             let words = format!("cannot set property for '{name}': size is greater than available space");
@@ -407,7 +419,27 @@ impl State {
             node.origin = new;
             changes.push(put_node(dataset, node)?);
         }
+        changes.extend(self.move_key(parent, name)?);
         self.commit(changes)
+    }
+
+    /// A promoted clone becomes the encryption root in its source's place.
+    fn move_key(&mut self, from: &str, to: &str) -> Result<Vec<Change>> {
+        let mut moved = BTreeMap::new();
+        let mut changes = Vec::new();
+        if let Some(source) = self.nodes.get_mut(from) {
+            for property in ["encryption", "keyformat", "pbkdf2iters"] {
+                moved.extend(source.native.remove_entry(property));
+            }
+            if !moved.is_empty() {
+                changes.push(put_node(from, source)?);
+            }
+        }
+        if let (false, Some(target)) = (moved.is_empty(), self.nodes.get_mut(to)) {
+            target.native.extend(moved);
+            changes.push(put_node(to, target)?);
+        }
+        Ok(changes)
     }
 
     pub fn path_exists(&self, path: &str) -> bool {

@@ -66,6 +66,24 @@ pub(super) fn pool_root() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// What ZFS says against a set of native properties; `None`: nothing.
+pub(super) fn refusal(native: &BTreeMap<String, String>) -> Option<String> {
+    let number = |property: &str| native.get(property).and_then(|raw| raw.parse::<u64>().ok());
+    if native.contains_key("copies") && !number("copies").is_some_and(|copies| (1..=3).contains(&copies)) {
+        return Some("'copies' must be one of '1 | 2 | 3'".into());
+    }
+    if number("special_small_blocks").is_some_and(|size| size != 0 && (size < 512 || !size.is_power_of_two()))
+    {
+        return Some("'special_small_blocks' must be zero or a power of 2 from 512B to 16M".into());
+    }
+    if let (Some(reserved), Some(size)) = (number("refreservation"), number("volsize"))
+        && reserved > size
+    {
+        return Some("'refreservation' is greater than current volume size".into());
+    }
+    None
+}
+
 /// The names from the dataset up to the pool.
 fn lineage(name: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(name), |at| at.rsplit_once('/').map(|(parent, _)| parent))
@@ -131,11 +149,15 @@ impl State {
         fixed("createtxg", node.createtxg.to_string());
         fixed("guid", node.guid.to_string());
         fixed("origin", node.origin.clone().unwrap_or_default());
-        fixed("encryption", "off".into());
-        fixed("encryptionroot", String::new());
-        fixed("keyformat", "none".into());
-        fixed("keystatus", "none".into());
-        fixed("pbkdf2iters", "0".into());
+        let root = self.encryption_root(name);
+        let of_root = |property: &str, otherwise: &str| {
+            root.and_then(|(_, node)| node.native.get(property)).map_or(otherwise, String::as_str).to_owned()
+        };
+        fixed("encryption", of_root("encryption", "off"));
+        fixed("encryptionroot", root.map(|(at, _)| at.to_owned()).unwrap_or_default());
+        fixed("keyformat", of_root("keyformat", "none"));
+        fixed("keystatus", root.map_or("none", |_| "available").into());
+        fixed("pbkdf2iters", of_root("pbkdf2iters", "0"));
         if !volume {
             fixed("mounted", "yes".into());
             properties.insert("mountpoint".into(), Property::new(format!("/mnt/{name}"), Source::Default));
@@ -146,6 +168,19 @@ impl State {
             properties,
             user_properties: self.inherited_user_properties(name, false),
         }
+    }
+
+    /// The encrypted dataset whose key this one is locked by: itself, an ancestor, or the source of a clone's data.
+    pub fn encryption_root<'a>(&'a self, name: &'a str) -> Option<(&'a str, &'a Node)> {
+        if let Some(origin) = self.nodes.get(name).and_then(|node| node.origin.as_deref()) {
+            let source = origin.split_once('@').map_or(origin, |(dataset, _)| dataset);
+            return self.encryption_root(source);
+        }
+        let (at, node) = lineage(name).find_map(|at| {
+            let node = self.nodes.get(at)?;
+            node.native.contains_key("encryption").then_some((at, node))
+        })?;
+        (node.native.get("encryption").map(String::as_str) != Some("off")).then_some((at, node))
     }
 
     /// User properties of a dataset, those of its ancestors included. `above`: as seen from a snapshot of it, for

@@ -1,7 +1,8 @@
 //! Runs `zfs` and its kin and puts their refusals into kinds.
 
 use std::ffi::OsStr;
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
 use crate::backend::{BackendError, Refusal, Result};
 
@@ -18,6 +19,26 @@ pub(super) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Str
 /// Runs `zfs`.
 pub(super) fn zfs<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
     run("zfs", arguments)
+}
+
+/// Runs `zfs` for something that asks for a key, which goes through a pipe and nowhere else.
+pub(super) fn zfs_with_key(arguments: &[String], key: &str) -> Result<()> {
+    let other =
+        |error: std::io::Error| BackendError::new(Refusal::Other, format!("zfs cannot be started: {error}"));
+    let mut child = Command::new("zfs")
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(other)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // When it has ended already, its words tell why.
+        let _ended = pipe.write_all(format!("{key}\n").as_bytes());
+    }
+    let output = child.wait_with_output().map_err(other)?;
+    if output.status.success() { Ok(()) } else { Err(refusal(&String::from_utf8_lossy(&output.stderr))) }
 }
 
 /// Runs `zfs` for something that an open device forbids. udevd opens each device that changes to look at it: when that

@@ -19,13 +19,16 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, IscsiSession, IscsiTarget, NewDataset, NfsExport,
+    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset, NfsExport,
     NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use command::{run, zfs, zfs_busy};
 
 /// Hold tag that TrueNAS uses.
 const HOLD_TAG: &str = "truenas";
+
+/// Properties that go together where NFSv4 ACLs are asked for, which only TrueNAS's ZFS has.
+const NFSV4: &[&str] = &["acltype", "aclmode", "aclinherit"];
 
 /// How the backend is set up.
 #[derive(Debug, Clone)]
@@ -109,25 +112,25 @@ impl Backend for Zfs {
     }
 
     fn create_dataset(&self, new: &NewDataset) -> Result<()> {
-        let mut arguments = vec!["create".to_owned()];
-        let mut thick = false;
-        for (key, value) in new.properties.iter().chain(&new.user_properties) {
-            match key.as_str() {
-                "volsize" => arguments.extend(["-V".to_owned(), value.clone()]),
-                // What `zfs create -V` does by itself when it is not told to be sparse.
-                "refreservation" if new.kind == DatasetKind::Volume && value == "auto" => thick = true,
-                _ => arguments.extend(["-o".to_owned(), format!("{key}={value}")]),
-            }
-        }
-        if new.kind == DatasetKind::Volume && !thick {
-            arguments.push("-s".to_owned());
-        }
-        arguments.push(new.name.clone());
-        zfs(&arguments).map(drop)
+        zfs(&creation(new, &[])).map(drop)
+    }
+
+    fn create_encrypted(&self, new: &NewDataset, encryption: &Encryption) -> Result<()> {
+        let mut own = vec![
+            format!("encryption={}", encryption.algorithm),
+            format!("keyformat={}", encryption.key.format()),
+            "keylocation=prompt".to_owned(),
+        ];
+        own.extend(encryption.key.iterations().map(|iterations| format!("pbkdf2iters={iterations}")));
+        command::zfs_with_key(&creation(new, &own), encryption.key.secret())
     }
 
     fn set_properties(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
-        set(name, changes)
+        let mut changes = changes.clone();
+        if changes.get("acltype").is_some_and(|value| value.as_deref() == Some("nfsv4")) {
+            changes.retain(|key, _| !NFSV4.contains(&key.as_str()));
+        }
+        set(name, &changes)
     }
 
     fn destroy_dataset(&self, name: &str, recursive: bool, force: bool) -> Result<()> {
@@ -263,6 +266,30 @@ impl Backend for Zfs {
     fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>> {
         Ok(nvmet::sessions(Path::new("/sys/kernel/debug/nvmet")))
     }
+}
+
+/// The arguments that create a dataset.
+fn creation(new: &NewDataset, further: &[String]) -> Vec<String> {
+    let mut arguments = vec!["create".to_owned()];
+    let mut thick = false;
+    let nfsv4 = new.properties.get("acltype").is_some_and(|value| value == "nfsv4");
+    for (key, value) in new.properties.iter().chain(&new.user_properties) {
+        match key.as_str() {
+            "volsize" => arguments.extend(["-V".to_owned(), value.clone()]),
+            // What `zfs create -V` does by itself when it is not told to be sparse.
+            "refreservation" if new.kind == DatasetKind::Volume && value == "auto" => thick = true,
+            key if nfsv4 && NFSV4.contains(&key) => {}
+            _ => arguments.extend(["-o".to_owned(), format!("{key}={value}")]),
+        }
+    }
+    for property in further {
+        arguments.extend(["-o".to_owned(), property.clone()]);
+    }
+    if new.kind == DatasetKind::Volume && !thick {
+        arguments.push("-s".to_owned());
+    }
+    arguments.push(new.name.clone());
+    arguments
 }
 
 /// Sets what has a value in one operation, then inherits the rest, one by one as `zfs inherit` wants it.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::rules::{acl_inheritance, check_acl, check_recordsize, check_special};
 use super::translate::{block_size, to_zfs};
-use super::{Call, LARGEST_SHARE, available, lookup, out_of_space, read, refused};
+use super::{Call, LARGEST_SHARE, available, encryption, lookup, out_of_space, read, refused};
 use crate::backend::{DatasetKind, NewDataset};
 use crate::failure::{Failure, Item};
 use crate::validate::is_dataset_name;
@@ -16,15 +17,15 @@ const INTERNAL: &[&str] = &[".system", "ix-apps", "ix-applications", ".ix-virt"]
 /// `volblocksize` when none is given: 16 KiB.
 const BLOCK: u64 = 16 * 1024;
 
-/// What a share type sets beside the fields given.
-fn preset(data: &Map<String, Value>) -> &'static [(&'static str, &'static str)] {
-    match data.get("share_type").and_then(Value::as_str) {
-        Some("SMB") => &[("casesensitivity", "insensitive"), ("acltype", "nfsv4"), ("aclmode", "restricted")],
+/// What a share type sets, whatever the request says of these fields.
+fn preset(share_type: Option<&str>) -> &'static [(&'static str, &'static str)] {
+    match share_type {
+        Some("SMB") => &[("casesensitivity", "INSENSITIVE"), ("acltype", "NFSV4"), ("aclmode", "RESTRICTED")],
         Some("NFS" | "MULTIPROTOCOL" | "APPS") => &[
-            ("casesensitivity", "sensitive"),
-            ("atime", "off"),
-            ("acltype", "nfsv4"),
-            ("aclmode", "passthrough"),
+            ("casesensitivity", "SENSITIVE"),
+            ("atime", "OFF"),
+            ("acltype", "NFSV4"),
+            ("aclmode", "PASSTHROUGH"),
         ],
         _ => &[],
     }
@@ -40,7 +41,11 @@ fn user_properties(data: &Map<String, Value>) -> BTreeMap<String, String> {
 
 /// The creation of a file system or zvol.
 pub(super) fn create(call: &Call) -> Result<Value, Failure> {
-    let data = call.object(0);
+    let mut data = call.object(0).clone();
+    for (field, value) in preset(data.get("share_type").and_then(Value::as_str)) {
+        data.insert((*field).to_owned(), (*value).into());
+    }
+    let data = &data;
     let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
     let name = text("name").to_owned();
     let at = |field: &str| format!("{PREFIX}.{field}");
@@ -89,30 +94,29 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
     if above.raw("readonly") == Some("on") {
         findings.push(Item::new(at("readonly"), format!("Turn off readonly mode on {} first", above.name)));
     }
-    if data.get("encryption") == Some(&Value::Bool(true)) {
-        findings.push(Item::new(at("encryption"), "the stand-in has no encryption"));
-    }
     let free = available(call, &above);
     if kind == DatasetKind::Volume {
         check_volume(data, free, &mut findings);
+    } else {
+        check_recordsize(PREFIX, data, &mut findings);
+        check_acl(PREFIX, data, &above, &above, &mut findings);
     }
-    check_filesystem(data, &mut findings);
+    check_special(PREFIX, data, &mut findings);
+    let encryption = encryption::of(call, data, &above, &mut findings)?;
     if !findings.is_empty() {
         return Err(Failure::Invalid(findings));
     }
 
     let mut new =
         NewDataset { name, kind, properties: BTreeMap::new(), user_properties: user_properties(data) };
-    for (property, value) in preset(data) {
-        if kind == DatasetKind::Filesystem {
-            new.properties.insert((*property).to_owned(), (*value).to_owned());
-        }
-    }
     for (property, value) in to_zfs(data) {
         let target = if property.contains(':') { &mut new.user_properties } else { &mut new.properties };
         if let Some(value) = value {
             target.insert(property, value);
         }
+    }
+    if let Some(inherit) = new.properties.get("acltype").map(|acltype| acl_inheritance(acltype)) {
+        new.properties.insert("aclinherit".into(), inherit.into());
     }
     if kind == DatasetKind::Volume {
         new.properties.entry("volblocksize".into()).or_insert_with(|| BLOCK.to_string());
@@ -132,11 +136,21 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
         };
         call.shared.backend.create_dataset(&between).map_err(|e| refused("Failed to create dataset", &e))?;
     }
-    call.shared.backend.create_dataset(&new).map_err(|e| refused("Failed to create dataset", &e))?;
+    let backend = &call.shared.backend;
+    let made = match &encryption {
+        Some(encryption) => backend.create_encrypted(&new, encryption),
+        None => backend.create_dataset(&new),
+    };
+    made.map_err(|e| refused("Failed to create dataset", &e))?;
     read::instance(call, &new.name)
 }
 
 fn check_volume(data: &Map<String, Value>, free: u64, findings: &mut Vec<Item>) {
+    for field in ["aclmode", "acltype", "atime", "casesensitivity"] {
+        if data.contains_key(field) {
+            findings.push(Item::new(format!("{PREFIX}.{field}"), "This field is not valid for VOLUME"));
+        }
+    }
     let size = data.get("volsize").and_then(Value::as_u64).unwrap_or(0);
     let block = data.get("volblocksize").and_then(Value::as_str).and_then(block_size).unwrap_or(BLOCK);
     if size == 0 || !size.is_multiple_of(block) {
@@ -147,29 +161,5 @@ fn check_volume(data: &Map<String, Value>, free: u64, findings: &mut Vec<Item>) 
     if !forced && size > free / 100 * LARGEST_SHARE {
         let words = "It is not recommended to use more than 80% of your available space for VOLUME";
         findings.push(Item::new(format!("{PREFIX}.volsize"), words));
-    }
-}
-
-fn check_filesystem(data: &Map<String, Value>, findings: &mut Vec<Item>) {
-    let text = |key: &str| data.get(key).and_then(Value::as_str);
-    match (text("acltype"), text("aclmode")) {
-        (Some("POSIX" | "OFF"), mode) if mode != Some("DISCARD") => {
-            let words = "Must be set to DISCARD when acltype is POSIX or OFF";
-            findings.push(Item::new(format!("{PREFIX}.aclmode"), words));
-        }
-        (Some("NFSV4"), Some("DISCARD")) => {
-            let words = "DISCARD aclmode may not be set for NFSv4 acl type";
-            findings.push(Item::new(format!("{PREFIX}.aclmode"), words));
-        }
-        _ => {}
-    }
-    if let Some(size) = text("recordsize").filter(|s| *s != "INHERIT") {
-        let allowed = block_size(size).is_some_and(|b| b.is_power_of_two() && (512..=16 << 20).contains(&b));
-        if !allowed {
-            findings.push(Item::new(
-                format!("{PREFIX}.recordsize"),
-                format!("{size:?} is an invalid recordsize."),
-            ));
-        }
     }
 }

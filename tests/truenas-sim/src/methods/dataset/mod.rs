@@ -2,7 +2,9 @@
 
 mod create;
 mod delete;
+mod encryption;
 mod read;
+mod rules;
 mod translate;
 mod update;
 

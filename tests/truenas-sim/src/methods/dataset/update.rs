@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::rules::{acl_inheritance, check_acl, check_recordsize, check_special};
 use super::translate::to_zfs;
-use super::{Call, LARGEST_SHARE, available, must, read, refused};
+use super::{Call, LARGEST_SHARE, available, lookup, must, read, refused};
 use crate::backend::{Dataset, DatasetKind, Refusal};
 use crate::failure::{Failure, Item};
 
@@ -88,10 +89,28 @@ pub(super) fn update(call: &Call) -> Result<Value, Failure> {
     if let Some(size) = size.filter(|_| dataset.kind == DatasetKind::Volume) {
         check_size(call, &dataset, size, &mut findings);
     }
+    if dataset.kind == DatasetKind::Filesystem {
+        let above = name.rsplit_once('/').map(|(up, _)| lookup(call, up)).transpose()?.flatten();
+        check_acl(PREFIX, data, &dataset, above.as_ref().unwrap_or(&dataset), &mut findings);
+        check_recordsize(PREFIX, data, &mut findings);
+    }
+    check_special(PREFIX, data, &mut findings);
     if !findings.is_empty() {
         return Err(Failure::Invalid(findings));
     }
     let mut changes = to_zfs(data);
+    match changes.get("acltype").cloned() {
+        Some(Some(acltype)) => {
+            changes.insert("aclinherit".into(), Some(acl_inheritance(&acltype).into()));
+            if acltype != "nfsv4" {
+                changes.insert("aclmode".into(), Some("discard".into()));
+            }
+        }
+        Some(None) => {
+            changes.extend([("aclmode".to_owned(), None), ("aclinherit".to_owned(), None)]);
+        }
+        None => {}
+    }
     changes.extend(user_changes(call, &dataset)?);
     let grows = size.is_some_and(|size| size > dataset.bytes("volsize"));
     if size.is_some() && !grows {
