@@ -35,6 +35,24 @@ pub struct Profile {
     pub delete_as_26: bool,
 }
 
+/// One of two controllers, or a machine alone.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ha {
+    /// `failover.status`: SINGLE, MASTER, BACKUP, ELECTING, IMPORTING or ERROR.
+    pub status: String,
+    /// `failover.licensed`
+    pub licensed: bool,
+    /// Not empty: every login is answered REDIRECT with these addresses, as the standby does while its peer serves.
+    pub redirect: Vec<String>,
+}
+
+impl Default for Ha {
+    fn default() -> Self {
+        Self { status: "SINGLE".into(), licensed: false, redirect: Vec::new() }
+    }
+}
+
 /// The sharing services, each with the lock that serialises its mutations.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -99,6 +117,7 @@ pub(crate) struct Shared {
     pub schemas: Schemas,
     pub shutdown: CancellationToken,
     profile: Mutex<Profile>,
+    ha: Mutex<Ha>,
     boot: Mutex<Boot>,
     /// Moves a manual restart on by one stage.
     next_stage: watch::Sender<u64>,
@@ -142,6 +161,16 @@ impl Shared {
     /// Changes the behaviour switches.
     pub fn set_profile(&self, profile: Profile) {
         *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = profile;
+    }
+
+    /// What it says of its high availability.
+    pub fn ha(&self) -> Ha {
+        self.ha.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what it says of its high availability.
+    pub fn set_ha(&self, ha: Ha) {
+        *self.ha.lock().unwrap_or_else(PoisonError::into_inner) = ha;
     }
 
     /// Lets a restart that waits go on to its next stage.
@@ -303,7 +332,8 @@ impl Appliance {
             services: Services::default(),
             connections: Connections::default(),
             shutdown: CancellationToken::new(),
-            profile: Mutex::default(),
+            profile: Mutex::new(config.version.profile()),
+            ha: Mutex::default(),
             boot: Mutex::new(Boot::new()),
             next_stage: watch::channel(0).0,
             config,

@@ -4,40 +4,71 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::appliance::Profile;
 use crate::backend::memory::Settings;
 use crate::backend::zfs::SmbUser;
 
-/// The released product that the stand-in behaves as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The released product that the stand-in behaves as, in order of release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
+    /// TrueNAS 25.04.2.6 with the API versions up to v25.04.2.
+    V25_04,
     /// TrueNAS 25.10.6 with the API versions up to v25.10.5.
     V25_10,
+    /// TrueNAS 26.0.0 with the API versions up to v26.0.0.
+    V26,
 }
 
 impl Version {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::V25_04, Self::V25_10, Self::V26];
+
     /// The version of a `--truenas-version` value.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
+            "25.04" | "25.04.2.6" => Ok(Self::V25_04),
             "25.10" | "25.10.6" => Ok(Self::V25_10),
-            other => Err(format!("unknown TrueNAS version {other:?}; known: 25.10")),
+            "26" | "26.0" | "26.0.0" => Ok(Self::V26),
+            other => Err(format!("unknown TrueNAS version {other:?}; known: 25.04, 25.10, 26")),
         }
     }
 
     /// `system.version_short`.
     pub fn product(self) -> &'static str {
         match self {
+            Self::V25_04 => "25.04.2.6",
             Self::V25_10 => "25.10.6",
+            Self::V26 => "26.0.0",
         }
     }
 
     /// The endpoints served, as `GET /api/versions` lists them.
     pub fn api_versions(self) -> &'static [&'static str] {
+        const ALL: &[&str] = &[
+            "v25.04.0", "v25.04.1", "v25.04.2", "v25.10.0", "v25.10.1", "v25.10.2", "v25.10.3", "v25.10.4",
+            "v25.10.5", "v26.0.0",
+        ];
+        let count = match self {
+            Self::V25_04 => 3,
+            Self::V25_10 => 9,
+            Self::V26 => 10,
+        };
+        ALL.get(..count).unwrap_or(ALL)
+    }
+
+    /// The file of the newest API's JSON Schemas.
+    pub fn schema_file(self) -> &'static str {
         match self {
-            Self::V25_10 => &[
-                "v25.04.0", "v25.04.1", "v25.04.2", "v25.10.0", "v25.10.1", "v25.10.2", "v25.10.3",
-                "v25.10.4", "v25.10.5",
-            ],
+            Self::V25_04 => "v25_04_2.json",
+            Self::V25_10 => "v25_10_5.json",
+            Self::V26 => "v26_0_0.json",
         }
+    }
+
+    /// How it behaves where that can be switched.
+    pub fn profile(self) -> Profile {
+        let of_26 = self >= Self::V26;
+        Profile { busy_delete_returns_true: of_26, delete_as_26: of_26 }
     }
 }
 

@@ -24,7 +24,7 @@ mod state;
 mod stats;
 mod validate;
 
-pub use appliance::{Appliance, Profile};
+pub use appliance::{Appliance, Ha, Profile};
 pub use config::{BackendChoice, Config, Version};
 pub use control::socket::send as send_control;
 pub use control::{Command, Control, Error, HELP as CONTROL_HELP, NewObject, Seed};
@@ -32,16 +32,25 @@ pub use exports::Stage;
 pub use faults::When;
 pub use stats::Snapshot as Stats;
 
-/// Checks the parameters of a call as the appliance's request models do: the accepted parameters with defaults filled
-/// in, or the JSON-RPC `error` object.
+/// Checks the parameters of a call as the request models of 25.10 do: the accepted parameters with defaults filled in,
+/// or the JSON-RPC `error` object.
 pub fn validate_params(
     method: &str,
     params: &[serde_json::Value],
 ) -> Result<Vec<serde_json::Value>, serde_json::Value> {
-    validate::params(method, params).map_err(|failure| failure.to_json())
+    validate_params_of(Version::V25_10, method, params)
 }
 
-/// The methods whose parameters the stand-in knows.
-pub fn known_methods() -> impl Iterator<Item = &'static str> {
-    validate::methods()
+/// As [`validate_params`], for any version.
+pub fn validate_params_of(
+    version: Version,
+    method: &str,
+    params: &[serde_json::Value],
+) -> Result<Vec<serde_json::Value>, serde_json::Value> {
+    validate::params(version, method, params).map_err(|failure| failure.to_json())
+}
+
+/// The methods of a version whose parameters the stand-in knows.
+pub fn known_methods(version: Version) -> impl Iterator<Item = &'static str> {
+    validate::methods(version)
 }

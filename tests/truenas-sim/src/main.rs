@@ -36,7 +36,7 @@ struct Cli {
     /// Directory of ca.pem, cert.pem and key.pem; they are made when none of them is there.
     #[arg(long, env = "TNS_CSI_TLS_DIR", value_name = "DIR", required = true)]
     tls_dir: Option<PathBuf>,
-    /// TrueNAS release to behave as.
+    /// TrueNAS release to behave as: 25.04, 25.10 or 26. It chooses methods, parameters, error shapes and behaviour.
     #[arg(long, env = "TNS_CSI_TRUENAS_VERSION", value_name = "VERSION", default_value = "25.10", value_parser = Version::parse)]
     truenas_version: Version,
     /// Delay of every call in milliseconds.
@@ -69,7 +69,7 @@ struct Cli {
     /// A second address without TLS. Like the appliance, the stand-in revokes a key that arrives there from another host.
     #[arg(long, env = "TNS_CSI_PLAIN_LISTEN", value_name = "ADDR")]
     plain_listen: Option<SocketAddr>,
-    /// Directory of the appliance's JSON Schemas (v25_10_5.json); every request and answer is checked against them,
+    /// Directory of the appliance's JSON Schemas (v25_10_5.json and its siblings); every request and answer is checked against them,
     /// violations are logged and counted.
     #[arg(long, env = "TNS_CSI_SIM_SCHEMAS", value_name = "DIR")]
     schemas: Option<PathBuf>,

@@ -22,8 +22,7 @@ impl Schemas {
         let Some(directory) = directory else { return Ok(Self::default()) };
         #[cfg(feature = "schemas")]
         {
-            let Version::V25_10 = version;
-            Ok(Self { methods: Some(checked::load(&directory.join("v25_10_5.json"))?) })
+            Ok(Self { methods: Some(checked::load(&directory.join(version.schema_file()))?) })
         }
         #[cfg(not(feature = "schemas"))]
         {

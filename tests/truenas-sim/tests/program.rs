@@ -100,6 +100,9 @@ fn help_tells_every_flag_and_the_control_commands() {
         "--truenas-version",
         "--latency-ms",
         "--control",
+        "--smb-user",
+        "--smb-password-file",
+        "\"command\":\"ha\"",
         "--pool-size",
         "TNS_CSI_LISTEN",
         "wait_held",
@@ -110,5 +113,5 @@ fn help_tells_every_flag_and_the_control_commands() {
     }
     let output =
         Command::new(env!("CARGO_BIN_EXE_truenas-sim")).arg("--truenas-version").arg("1.0").output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("known: 25.10"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("known: 25.04, 25.10, 26"));
 }

@@ -6,6 +6,7 @@ mod common;
 
 use common::facts;
 use serde_json::{Value, json};
+use truenas_sim::Version;
 
 /// The record shortens long values like this.
 fn expand(value: &Value) -> Value {
@@ -30,9 +31,15 @@ fn parameters_are_judged_as_the_appliance_s_models_judge_them() {
     };
     let text = std::fs::read_to_string(facts.join("validation-cases.json")).unwrap();
     let record: Value = serde_json::from_str(&text).unwrap();
-    let known: Vec<&str> = truenas_sim::known_methods().collect();
+    for (version, api) in [(Version::V25_10, "v25.10.5"), (Version::V26, "v26.0.0")] {
+        judge(version, record["cases"][api].as_array().unwrap());
+    }
+}
+
+fn judge(version: Version, cases: &[Value]) {
+    let known: Vec<&str> = truenas_sim::known_methods(version).collect();
     let (mut judged, mut unknown, mut wrong) = (0, Vec::new(), Vec::new());
-    for case in record["cases"]["v25.10.5"].as_array().unwrap() {
+    for case in cases {
         let method = case["method"].as_str().unwrap();
         if !known.contains(&method) {
             unknown.push(method);
@@ -40,7 +47,7 @@ fn parameters_are_judged_as_the_appliance_s_models_judge_them() {
         }
         judged += 1;
         let params = expand(&case["params"]);
-        let verdict = truenas_sim::validate_params(method, params.as_array().unwrap());
+        let verdict = truenas_sim::validate_params_of(version, method, params.as_array().unwrap());
         let found = verdict.err().map_or(json!([]), |error| error["data"]["extra"].clone());
         let expected = if case["accepted"] == true { json!([]) } else { case["errors"].clone() };
         if found != expected {
@@ -49,7 +56,10 @@ fn parameters_are_judged_as_the_appliance_s_models_judge_them() {
     }
     unknown.sort_unstable();
     unknown.dedup();
-    eprintln!("{judged} cases judged; methods not served and not judged: {}", unknown.join(", "));
+    eprintln!(
+        "{version:?}: {judged} cases judged; methods not served and not judged: {}",
+        unknown.join(", ")
+    );
     assert!(wrong.is_empty(), "{} of {judged} differ:\n{}", wrong.len(), wrong.join("\n"));
     assert!(judged >= 55, "only {judged} cases were judged");
 }

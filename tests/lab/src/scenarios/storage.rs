@@ -25,7 +25,7 @@ fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 async fn backend() -> anyhow::Result<()> {
-    let zfs = Zfs::new(&Settings { pool: POOL.to_owned() })?;
+    let zfs = Zfs::new(&Settings { pool: POOL.to_owned(), ..Settings::default() })?;
     let pools = zfs.pools()?;
     ensure!(
         pools.iter().any(|pool| pool.name == POOL && pool.status == "ONLINE" && pool.free > 200 << 30),

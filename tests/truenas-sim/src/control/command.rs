@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::appliance::{Profile, Shared};
+use crate::appliance::{Ha, Profile, Shared};
 use crate::backend::{DatasetKind, NewDataset, Scope};
 use crate::exports::{self, Stage};
 use crate::failure::Failure;
@@ -39,6 +39,9 @@ matching calls from now on (1: the next); WHEN is "before" or "after" the effect
   {"command":"busy","dataset":NAME,"busy":true}                     its deletion is refused as busy
   {"command":"device_delay","ms":5}                                 how late a new zvol's device appears (memory backend)
   {"command":"profile","busy_delete_returns_true":true,"delete_as_26":true}
+  {"command":"ha","status":"BACKUP","licensed":true,"redirect":["wss://192.0.2.2/api/current"]}
+                                                                    one of two controllers; a redirect answers every
+                                                                    login; {"command":"ha"}: a machine alone again
   {"command":"seed","datasets":[{"name":N,"kind":"VOLUME","properties":{},"user_properties":{}}],
      "snapshots":["tank/a@s"],"directories":["/mnt/tank/x"],"rows":{"sharing.smb":[{...}]}}
   {"command":"stats"} {"command":"reset_stats"} {"command":"clear"}  counters; `clear` disarms every fault
@@ -209,6 +212,7 @@ pub enum Command {
         ms: u64,
     },
     Profile(Profile),
+    Ha(Ha),
     Seed(Seed),
     Stats,
     ResetStats,
@@ -267,6 +271,7 @@ pub(super) async fn run(shared: &Arc<Shared>, command: Command) -> Result<Value,
             None => return Err("only the memory backend has a device delay".into()),
         },
         Command::Profile(profile) => shared.set_profile(profile),
+        Command::Ha(ha) => shared.set_ha(ha),
         Command::Seed(seed) => {
             let shared = Arc::clone(shared);
             tokio::task::spawn_blocking(move || put(&shared, seed)).await.map_err(|e| e.to_string())??;

@@ -58,6 +58,10 @@ pub(super) async fn login_ex(call: &Call) -> Result<Value, Failure> {
         // No passwords, tokens or one-time passwords exist here.
         return Ok(json!({"response_type": "AUTH_ERR"}));
     }
+    let redirect = call.shared.ha().redirect;
+    if !redirect.is_empty() {
+        return Ok(json!({"response_type": "REDIRECT", "urls": redirect}));
+    }
     let (user, key) = (text("username"), text("api_key"));
     Ok(match judge(call, Some(user), key).await? {
         Verdict::Refused(with) => json!({"response_type": with}),
@@ -76,6 +80,9 @@ pub(super) async fn login_ex(call: &Call) -> Result<Value, Failure> {
 
 /// `auth.login_with_api_key`: only true or false.
 pub(super) async fn login_with_api_key(call: &Call) -> Result<Value, Failure> {
+    if !call.shared.ha().redirect.is_empty() {
+        return Ok(Value::Bool(false));
+    }
     Ok(Value::Bool(matches!(judge(call, None, call.text(0)).await?, Verdict::Success)))
 }
 

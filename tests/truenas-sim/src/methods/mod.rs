@@ -88,7 +88,7 @@ fn dispatch(method: &str, call: &Call) -> Result<Value, Failure> {
         "system" | "system.global" | "failover" | "interface" | "filesystem" => system::call(method, call),
         "pool" => pool::call(verb, call),
         "pool.dataset" => dataset::call(verb, call),
-        "pool.snapshot" => snapshot::call(verb, call),
+        "pool.snapshot" | "zfs.snapshot" => snapshot::call(verb, call),
         "zfs.resource" => zfs_resource::call(verb, call),
         "sharing.nfs" | "nfs" => nfs::call(method, call),
         "sharing.smb" | "smb" => smb::call(method, call),

@@ -8,8 +8,9 @@ use std::sync::PoisonError;
 use serde_json::{Map, Value, json};
 
 use super::{Call, merge, unserved};
+use crate::config::Version;
 use crate::exports;
-use crate::failure::{Failure, Item};
+use crate::failure::{EEXIST, Failure, Item};
 use crate::state::Table;
 use crate::validate;
 
@@ -105,15 +106,41 @@ fn check_purpose(at: &str, row: &Map<String, Value>, findings: &mut Vec<Item>) {
     findings.push(Item::new(format!("{at}.purpose"), words));
 }
 
+/// 25.04 judges the name where it judges the share; later versions do it with the types.
+fn check_name_as_25_04(at: &str, name: &str, findings: &mut Vec<Item>) {
+    let words = match validate::check_smb_name(name) {
+        Ok(()) => return,
+        Err(_) if name.is_empty() => "Share name may not be an empty string.".to_owned(),
+        Err(words) if words.ends_with("share name is reserved.") => {
+            format!("{name} is a reserved section name, please select another one")
+        }
+        Err(words) => match words.strip_prefix(&format!("{name}: s")) {
+            Some(rest) => format!("S{rest}"),
+            None => words,
+        },
+    };
+    findings.push(Item::new(format!("{at}.name"), words));
+}
+
 fn check(call: &Call, at: &str, row: &mut Map<String, Value>, own: Option<i64>) -> Result<(), Failure> {
     let mut findings = Vec::new();
     let name = text(row, "name").to_lowercase();
+    let flat = call.shared.config.version == Version::V25_04;
+    if flat {
+        check_name_as_25_04(at, text(row, "name"), &mut findings);
+    }
     let taken = call
         .shared
         .rows()
         .all(Table::Smb)
         .any(|(id, other)| Some(id) != own && text(other, "name").to_lowercase() == name);
-    if taken {
+    if taken && flat {
+        findings.push(Item {
+            attribute: Some(format!("{at}.name")),
+            message: "Share with this name already exists.".into(),
+            errno: EEXIST,
+        });
+    } else if taken {
         let words = "Share names are case-insensitive and must be unique";
         findings.push(Item::new(format!("{at}.name"), words));
     }
@@ -144,9 +171,10 @@ fn check(call: &Call, at: &str, row: &mut Map<String, Value>, own: Option<i64>) 
 }
 
 /// Gives a row without options those of its purpose.
-fn fill_options(row: &mut Map<String, Value>) {
-    if !row.get("options").is_some_and(Value::is_object) {
-        let options = validate::smb_options(text(row, "purpose")).unwrap_or(Value::Null);
+fn fill_options(call: &Call, row: &mut Map<String, Value>) {
+    let version = call.shared.config.version;
+    if version > Version::V25_04 && !row.get("options").is_some_and(Value::is_object) {
+        let options = validate::smb_options(version, text(row, "purpose")).unwrap_or(Value::Null);
         row.insert("options".into(), options);
     }
 }
@@ -178,7 +206,7 @@ pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
         "sharing.smb.create" => {
             let _serial = lock();
             let mut row = call.object(0).clone();
-            fill_options(&mut row);
+            fill_options(call, &mut row);
             check(call, "sharingsmb_create", &mut row, None)?;
             let id = shared.rows().insert(Table::Smb, row)?;
             exports::apply_smb(shared)?;
@@ -193,7 +221,7 @@ pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
                 row.remove("options");
             }
             merge(&mut row, changes);
-            fill_options(&mut row);
+            fill_options(call, &mut row);
             check(call, "sharingsmb_update", &mut row, Some(id))?;
             shared.rows().replace(Table::Smb, id, row.clone())?;
             exports::apply_smb(shared)?;

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::dataset::lookup;
 use super::{Call, unserved};
 use crate::backend::{BackendError, Property, Refusal, Scope, Snapshot, Source};
-use crate::failure::{EEXIST, EFAULT, Failure};
+use crate::config::Version;
+use crate::failure::{EBUSY, EEXIST, EFAULT, EINVAL, Failure, Item};
 
 fn property(property: &Property) -> Value {
     let raw = property.raw.as_str();
@@ -40,6 +41,15 @@ fn entry(snapshot: &Snapshot, with_holds: bool) -> Value {
         fields.insert("holds".into(), if snapshot.held { json!({"truenas": 1}) } else { json!({}) });
     }
     out
+}
+
+fn is_26(call: &Call) -> bool {
+    call.shared.config.version >= Version::V26
+}
+
+/// 26 refuses by a finding that has the errno of the reason.
+fn item(attribute: &str, message: String, errno: i32) -> Failure {
+    Failure::Invalid(vec![Item { attribute: Some(attribute.to_owned()), message, errno }])
 }
 
 fn find(call: &Call, id: &str) -> Result<Snapshot, Failure> {
@@ -91,11 +101,14 @@ fn create(call: &Call) -> Result<Value, Failure> {
         root.to_vec()
     };
     if targets.is_empty() {
-        return Err(Failure::call(EFAULT, format!("cannot open '{dataset}': dataset does not exist")));
+        let words = format!("cannot open '{dataset}': dataset does not exist");
+        return Err(Failure::call(if is_26(call) { EINVAL } else { EFAULT }, words));
     }
     match call.shared.backend.create_snapshot(&targets, &name, &user) {
         Ok(()) => Ok(entry(&find(call, &format!("{dataset}@{name}"))?, false)),
+        Err(e) if e.kind == Refusal::Exists && is_26(call) => Err(item("snapshot_create", e.text, EEXIST)),
         Err(e) if e.kind == Refusal::Exists => Err(Failure::call(EEXIST, e.text)),
+        Err(e) if e.kind == Refusal::Missing && is_26(call) => Err(Failure::call(EINVAL, e.text)),
         Err(e) => Err(Failure::call(EFAULT, format!("Failed to snapshot {dataset}@{name}: {}", e.text))),
     }
 }
@@ -103,6 +116,9 @@ fn create(call: &Call) -> Result<Value, Failure> {
 fn delete(call: &Call) -> Result<Value, Failure> {
     let snapshot = find(call, call.text(0))?;
     let defer = call.flag(1, "defer");
+    if is_26(call) && ((!snapshot.clones.is_empty() && !defer) || snapshot.held) {
+        return Err(item("options", format!("{} is held or has clones", snapshot.id()), EBUSY));
+    }
     if !snapshot.clones.is_empty() && !defer {
         let words = format!(
             "Please set this attribute as '{}' snapshot has dependent clones: {}",
@@ -141,15 +157,21 @@ fn clone(call: &Call) -> Result<Value, Failure> {
             format!("Failed to clone snapshot: cannot create '{target}': out of space"),
         ));
     }
-    call.shared
-        .backend
-        .clone_snapshot(&snapshot.dataset, &snapshot.name, target, &properties)
-        .map_err(|e| Failure::call(EFAULT, format!("Failed to clone snapshot: {}", e.text)))?;
+    call.shared.backend.clone_snapshot(&snapshot.dataset, &snapshot.name, target, &properties).map_err(
+        |e| {
+            let errno = if is_26(call) && e.kind == Refusal::Exists { EINVAL } else { EFAULT };
+            Failure::call(errno, format!("Failed to clone snapshot: {}", e.text))
+        },
+    )?;
     Ok(json!(true))
 }
 
 fn update(call: &Call) -> Result<Value, Failure> {
     let snapshot = find(call, call.text(0))?;
+    if is_26(call) {
+        // A defect of that release.
+        return Ok(Value::Null);
+    }
     let data = call.object(1);
     let mut changes = BTreeMap::new();
     for key in data.get("user_properties_remove").and_then(Value::as_array).into_iter().flatten() {

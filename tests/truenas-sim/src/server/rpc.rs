@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::session::{ACCEPTED, Session};
 use crate::appliance::Shared;
+use crate::config::Version;
 use crate::failure::Failure;
 use crate::faults::When;
 use crate::methods::{self, Call};
@@ -84,7 +85,16 @@ pub(super) fn receive(shared: &Arc<Shared>, session: &Arc<Session>, text: &str) 
         let slots = Arc::clone(&session.slots);
         // The semaphore is never closed; without a permit there is nothing to run.
         if let Ok(_slot) = slots.acquire_owned().await {
-            let outcome = execute(&shared, &session, &request).await;
+            let outcome = if shared.config.version >= Version::V26 {
+                // What runs in a thread ends by itself; whatever still waits is given up with the connection.
+                tokio::select! {
+                    biased;
+                    () = session.abort.cancelled() => None,
+                    outcome = execute(&shared, &session, &request) => outcome,
+                }
+            } else {
+                execute(&shared, &session, &request).await
+            };
             let failed = matches!(&outcome, Some(Err(_)));
             shared.stats.end(&begun, &request.method, failed);
             if let Some(outcome) = outcome {
@@ -132,7 +142,7 @@ async fn execute(
 
 async fn perform(shared: &Arc<Shared>, session: &Arc<Session>, request: &Request) -> Result<Value, Failure> {
     let method = request.method.as_str();
-    let Some(spec) = validate::method(method) else {
+    let Some(spec) = validate::method(shared.config.version, method) else {
         return Err(Failure::Protocol { code: -32601, message: "Method does not exist".into() });
     };
     let user = session.user();
@@ -144,7 +154,7 @@ async fn perform(shared: &Arc<Shared>, session: &Arc<Session>, request: &Request
         return Err(Failure::not_authenticated());
     }
     shared.schemas.request(&shared.stats, method, &request.params);
-    let params = validate::params(method, &request.params)?;
+    let params = validate::params(shared.config.version, method, &request.params)?;
     let message_id = request.id.clone().unwrap_or(Value::Null);
     if !spec.is_job() {
         let call = Call { shared: Arc::clone(shared), session: Arc::clone(session), params };

@@ -1,7 +1,8 @@
-//! Validation of a call's positional parameters, as the request models of API v25.10.5 do it.
+//! Validation of a call's positional parameters, as the request models of each version's newest API do it.
 //!
-//! Purpose: one table of names, types, ranges and defaults (`v25_10.json`, facts of the API in JSON Schema's words), one
-//! engine that reads it, and the few cross-field rules that the models carry in code.
+//! Purpose: one table of names, types, ranges and defaults per version (`v25_10.json` and its siblings, facts of the API
+//! in JSON Schema's words), one engine that reads it, and the few cross-field rules that the models carry in code.
+//! 25.04 judges a part of its methods by an older engine whose words are not known; they are judged in the newer words.
 //!
 //! The rule it keeps: findings come in the models' order and with their exact triples; accepted parameters leave with
 //! every default filled in.
@@ -15,8 +16,9 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::config::Version;
 use crate::failure::{Failure, Item};
-pub use rules::{is_dataset_name, is_target_name};
+pub use rules::{check_smb_name, is_dataset_name, is_target_name};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -65,32 +67,45 @@ struct Api {
 }
 
 #[allow(clippy::expect_used)]
-static API: LazyLock<Api> = LazyLock::new(|| {
-    // The table is part of the program and read by every test; it cannot fail where the tests passed.
-    serde_json::from_str(include_str!("v25_10.json")).expect("the built-in API table is valid JSON")
-});
+fn read(table: &str) -> Api {
+    // The tables are part of the program and read by every test; they cannot fail where the tests passed.
+    serde_json::from_str(table).expect("the built-in API table is valid JSON")
+}
+
+static V25_04: LazyLock<Api> = LazyLock::new(|| read(include_str!("v25_04.json")));
+static V25_10: LazyLock<Api> = LazyLock::new(|| read(include_str!("v25_10.json")));
+static V26: LazyLock<Api> = LazyLock::new(|| read(include_str!("v26.json")));
+
+fn api(version: Version) -> &'static Api {
+    match version {
+        Version::V25_04 => &V25_04,
+        Version::V25_10 => &V25_10,
+        Version::V26 => &V26,
+    }
+}
 
 /// The table's entry of a method; `None`: the appliance has no such method (or the stand-in does not know it).
-pub fn method(name: &str) -> Option<&'static Method> {
-    API.methods.get(name)
+pub fn method(version: Version, name: &str) -> Option<&'static Method> {
+    api(version).methods.get(name)
 }
 
 /// Every method of the table.
-pub fn methods() -> impl Iterator<Item = &'static str> {
-    API.methods.keys().map(String::as_str)
+pub fn methods(version: Version) -> impl Iterator<Item = &'static str> {
+    api(version).methods.keys().map(String::as_str)
 }
 
 /// The options that an SMB share of this purpose has when none are given; `None` when the purpose wants some.
-pub fn smb_options(purpose: &str) -> Option<Value> {
+pub fn smb_options(version: Version, purpose: &str) -> Option<Value> {
     let options = serde_json::json!({"purpose": purpose});
     let share = serde_json::json!({"name": "s", "path": "/mnt/s", "purpose": purpose, "options": options});
-    let accepted = params("sharing.smb.create", &[share]).ok()?;
+    let accepted = params(version, "sharing.smb.create", &[share]).ok()?;
     accepted.first()?.get("options").cloned()
 }
 
 /// Checks the parameters of a call and fills in defaults.
-pub fn params(name: &str, given: &[Value]) -> Result<Vec<Value>, Failure> {
-    let Some(method) = method(name) else {
+pub fn params(version: Version, name: &str, given: &[Value]) -> Result<Vec<Value>, Failure> {
+    let types = &api(version).types;
+    let Some(method) = method(version, name) else {
         return Err(Failure::Protocol { code: -32601, message: "Method does not exist".into() });
     };
     if given.len() > method.params.len() {
@@ -102,12 +117,12 @@ pub fn params(name: &str, given: &[Value]) -> Result<Vec<Value>, Failure> {
     for (index, parameter) in method.params.iter().enumerate() {
         match given.get(index) {
             None if parameter.required => findings.push(Item::new(&parameter.name, "Field required")),
-            None => accepted.push(engine::default_of(&API.types, &parameter.schema).unwrap_or(Value::Null)),
+            None => accepted.push(engine::default_of(types, &parameter.schema).unwrap_or(Value::Null)),
             Some(value) => {
                 let mut value = value.clone();
                 rules::before(name, &parameter.name, &mut value, &mut findings);
                 if let Some(value) =
-                    engine::check(&API.types, &parameter.schema, &value, &parameter.name, &mut findings)
+                    engine::check(types, &parameter.schema, &value, &parameter.name, &mut findings)
                 {
                     accepted.push(value);
                 }

@@ -1,5 +1,7 @@
 //! Cross-field rules that the request models carry in code, and the checks of names shared by several methods.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use crate::failure::Item;
@@ -35,12 +37,12 @@ pub(super) fn after(method: &str, parameter: &str, value: &Value, findings: &mut
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     let mut refuse = |attribute: String, words: String| findings.push(Item::new(attribute, words));
     match (method, parameter) {
-        (_, "filters") => {
+        (_, "filters" | "query-filters") => {
             if let Err(words) = query::check_filters(value) {
                 refuse("filters".into(), format!("Value error, {words}"));
             }
         }
-        (_, "options") if value.get("order_by").is_some() => {
+        (_, "options" | "query-options") if value.get("order_by").is_some() => {
             if let Err(words) = query::check_options(value) {
                 refuse("options".into(), format!("Value error, {words}"));
             }
@@ -106,7 +108,7 @@ const NOT_IN_SMB_NAMES: &str = "%<>*?|/\\+=;:\",[]";
 const LONGEST_SMB_NAME: usize = 80;
 
 /// Checks the name of an SMB share. The error is in the appliance's words.
-fn check_smb_name(name: &str) -> Result<(), String> {
+pub fn check_smb_name(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("Share name must contain at least one character".into());
     }
@@ -133,7 +135,7 @@ fn is_dhchap_key(key: &str) -> bool {
     let mut parts = key.split(':');
     parts.next() == Some("DHHC-1")
         && parts.next().is_some_and(|hash| matches!(hash, "00" | "01" | "02" | "03"))
-        && parts.next().is_some_and(|secret| !secret.is_empty())
+        && parts.next().is_some_and(|secret| !secret.is_empty() && STANDARD.decode(secret).is_ok())
         && parts.next() == Some("")
         && parts.next().is_none()
 }

@@ -60,8 +60,11 @@ pub(super) fn write(path: &Path, value: &str) -> Result<()> {
     fs::write(path, value).map_err(|error| failed(&format!("writing {value:?} to"), path, &error))
 }
 
-/// As [`write()`], but the value never shows in an error.
+/// As [`change`], but the value never shows in an error.
 pub(super) fn write_secret(path: &Path, value: &str) -> Result<()> {
+    if read(path).is_ok_and(|present| present == value) {
+        return Ok(());
+    }
     fs::write(path, value).map_err(|error| failed("writing", path, &error))
 }
 

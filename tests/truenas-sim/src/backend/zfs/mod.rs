@@ -31,7 +31,7 @@ const HOLD_TAG: &str = "truenas";
 const NFSV4: &[&str] = &["acltype", "aclmode", "aclinherit"];
 
 /// How the backend is set up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// The imported pool that is the appliance's only one.
     pub pool: String,

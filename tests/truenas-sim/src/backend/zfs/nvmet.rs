@@ -64,7 +64,20 @@ impl Target {
         Ok(())
     }
 
+    /// Hosts of the target that must be made anew: the kernel takes another key, but never none.
+    fn unlocked(&self, target: &NvmetTarget) -> BTreeSet<String> {
+        let has = |nqn: &str, file: &str| {
+            read(&self.base.join("hosts").join(nqn).join(file)).is_ok_and(|key| !key.is_empty())
+        };
+        let lost = |host: &&NvmetHost| {
+            (host.dhchap_key.is_none() && has(&host.nqn, "dhchap_key"))
+                || (host.dhchap_ctrl_key.is_none() && has(&host.nqn, "dhchap_ctrl_key"))
+        };
+        target.hosts.iter().filter(lost).map(|host| host.nqn.clone()).collect()
+    }
+
     fn take_away(&self, target: &NvmetTarget) -> Result<()> {
+        let unlocked = self.unlocked(target);
         let ports = self.base.join("ports");
         for name in entries(&ports)? {
             let wanted = target.ports.iter().find(|port| port.index.to_string() == name);
@@ -101,7 +114,10 @@ impl Target {
                     remove_directory(&present)?;
                 }
             }
-            let hosts = wanted.map(|subsystem| subsystem.allowed_hosts.iter().map(String::as_str).collect());
+            let hosts = wanted.map(|subsystem| {
+                let stay = subsystem.allowed_hosts.iter().filter(|nqn| !unlocked.contains(*nqn));
+                stay.map(String::as_str).collect()
+            });
             unlink_others(&directory.join("allowed_hosts"), &hosts.unwrap_or_default())?;
             if wanted.is_none() {
                 remove_directory(&directory)?;
@@ -109,7 +125,7 @@ impl Target {
         }
         let hosts = self.base.join("hosts");
         for nqn in entries(&hosts)? {
-            if !target.hosts.iter().any(|host| host.nqn == nqn) {
+            if unlocked.contains(&nqn) || !target.hosts.iter().any(|host| host.nqn == nqn) {
                 remove_directory(&hosts.join(nqn))?;
             }
         }
@@ -241,4 +257,46 @@ fn address_of(directory: &Path) -> Result<[String; 4]> {
 /// An NGUID without its hyphens: configfs shows it with them and takes both forms.
 fn plain(nguid: &str) -> String {
     nguid.replace('-', "").to_lowercase()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NQN: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555";
+
+    fn target(key: Option<&str>) -> NvmetTarget {
+        let host = NvmetHost {
+            nqn: NQN.into(),
+            dhchap_key: key.map(str::to_owned),
+            dhchap_ctrl_key: None,
+            dhchap_dhgroup: Some("2048-BIT".into()),
+            dhchap_hash: "SHA-384".into(),
+        };
+        NvmetTarget { running: true, hosts: vec![host], ..NvmetTarget::default() }
+    }
+
+    /// A directory stands in for configfs; there the files of a host come and go with its directory.
+    #[test]
+    fn a_host_s_key_goes_to_its_files_in_the_kernel_s_words() {
+        let base = tempfile::tempdir().unwrap();
+        let hosts = base.path().join("hosts");
+        std::fs::create_dir(&hosts).unwrap();
+        let configfs = Target::new(base.path(), Path::new("/"));
+        configfs.apply(&target(Some("DHHC-1:00:c2VjcmV0:"))).unwrap();
+        let host = hosts.join(NQN);
+        for (file, value) in [
+            ("dhchap_key", "DHHC-1:00:c2VjcmV0:"),
+            ("dhchap_hash", "hmac(sha384)"),
+            ("dhchap_dhgroup", "ffdhe2048"),
+        ] {
+            assert_eq!(read(&host.join(file)).unwrap(), value, "{file}");
+        }
+        assert!(
+            configfs.unlocked(&target(Some("DHHC-1:00:b3RoZXI=:"))).is_empty(),
+            "another key is written over"
+        );
+        assert_eq!(configfs.unlocked(&target(None)).len(), 1, "a host that loses its key is made anew");
+    }
 }

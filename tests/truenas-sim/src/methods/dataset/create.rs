@@ -98,6 +98,11 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
     if kind == DatasetKind::Volume {
         check_volume(data, free, &mut findings);
     } else {
+        for field in ["force_size", "sparse", "volsize", "volblocksize"] {
+            if data.contains_key(field) {
+                findings.push(Item::new(at(field), "This field is not valid for FILESYSTEM"));
+            }
+        }
         check_recordsize(PREFIX, data, &mut findings);
         check_acl(PREFIX, data, &above, &above, &mut findings);
     }
@@ -146,7 +151,7 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
 }
 
 fn check_volume(data: &Map<String, Value>, free: u64, findings: &mut Vec<Item>) {
-    for field in ["aclmode", "acltype", "atime", "casesensitivity"] {
+    for field in ["aclmode", "acltype", "atime", "casesensitivity", "quota", "refquota", "recordsize"] {
         if data.contains_key(field) {
             findings.push(Item::new(format!("{PREFIX}.{field}"), "This field is not valid for VOLUME"));
         }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Call, unserved};
 use crate::backend::{BackendError, Dataset, Refusal, Scope};
+use crate::config::Version;
 use crate::failure::{EBADMSG, EFAULT, Failure};
 
 /// Share of the free space that a zvol may take without `force_size`, in percent.
@@ -65,6 +66,9 @@ pub(super) fn call(verb: &str, call: &Call) -> Result<Value, Failure> {
             let dataset = must(call, call.text(0))?;
             match call.shared.backend.promote(&dataset.name) {
                 Ok(()) => Ok(Value::Null),
+                Err(e) if e.kind == Refusal::NotAClone && call.shared.config.version >= Version::V26 => {
+                    Err(Failure::invalid("pool.dataset.promote.id", e.text))
+                }
                 Err(e) if e.kind == Refusal::NotAClone => Err(Failure::call(EBADMSG, e.text)),
                 Err(e) => Err(e.into()),
             }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::translate;
 use super::{Call, MANAGED, must};
 use crate::backend::{Dataset, DatasetKind, Scope};
+use crate::config::Version;
 use crate::failure::Failure;
 use crate::query::Query;
 
@@ -136,7 +137,8 @@ fn nested(all: &[Dataset], parent: &str, shape: &Shape<'_>) -> Vec<Value> {
 pub(super) fn query(call: &Call) -> Result<Value, Failure> {
     let query = call.query();
     let all = call.shared.backend.datasets(&Scope::All)?;
-    if query.counts() {
+    // 25.04 counts what the filters leave.
+    if query.counts() && call.shared.config.version > Version::V25_04 {
         return Ok(json!(all.len()));
     }
     let shape = Shape::of(&query, call.shared.faults.pool_full());
