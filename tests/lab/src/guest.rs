@@ -39,6 +39,7 @@ const MODULES: &[&[&str]] = &[
     &["nvme-tcp"],
     &["nfsd"],
     &["nfsv4"],
+    &["cifs"],
     &["ext4"],
     &["xfs"],
     &["dummy", "numdummies=0"],
@@ -62,6 +63,7 @@ pub fn prepare() -> anyhow::Result<()> {
     memory_below("/var/lib/tns-csi", "16m")?;
     memory_below("/var/lib/iscsi", "16m")?;
     initiator()?;
+    memory_below("/var/log/samba", "16m")?;
     for module in MODULES {
         run("modprobe", module)?;
     }

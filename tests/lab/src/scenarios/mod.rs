@@ -11,6 +11,7 @@ mod privilege;
 mod removal;
 mod restage;
 mod restart;
+mod samba;
 mod storage;
 
 use crate::scenario::Scenario;
@@ -19,6 +20,7 @@ use crate::scenario::Scenario;
 pub fn all() -> Vec<Scenario> {
     [
         storage::scenarios(),
+        samba::scenarios(),
         life::scenarios(),
         restage::scenarios(),
         restart::scenarios(),

@@ -13,9 +13,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::command::run;
 use super::{Settings, SmbUser};
@@ -235,9 +239,12 @@ fn start(configuration: &Path, directory: &Path) -> Result<Child> {
         .map_err(|error| failed("opening", &output, &error))?;
     let again = file.try_clone().map_err(|error| failed("opening", &output, &error))?;
     Command::new("smbd")
-        .args(["--foreground", "--no-process-group"])
+        .arg("--foreground")
         .arg(format!("--configfile={}", configuration.display()))
-        .stdin(Stdio::null())
+        // A group of its own, so that the processes of its clients can be ended with it; and it ends when the pipe does,
+        // even if this process is killed.
+        .process_group(0)
+        .stdin(Stdio::piped())
         .stdout(file)
         .stderr(again)
         .spawn()
@@ -247,9 +254,7 @@ fn start(configuration: &Path, directory: &Path) -> Result<Child> {
 /// Ends smbd and, through it, the processes of its clients.
 fn stop(state: &mut Running) {
     if let Some(mut child) = state.smbd.take() {
-        let ended = i32::try_from(child.id()).ok().map(|pid| {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
-        });
+        let ended = i32::try_from(child.id()).ok().map(|pid| killpg(Pid::from_raw(pid), Signal::SIGTERM));
         if !matches!(ended, Some(Ok(()))) {
             // An error means that it has ended by itself.
             let _ended = child.kill();
@@ -261,4 +266,62 @@ fn stop(state: &mut Running) {
 
 fn failed(what: &str, path: &Path, error: &std::io::Error) -> BackendError {
     BackendError::new(Refusal::Other, format!("{what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share() -> SmbShare {
+        SmbShare {
+            id: 1,
+            name: "pvc-a".into(),
+            path: "/mnt/tank/a".into(),
+            comment: "two\nlines %u".into(),
+            read_only: true,
+            browsable: false,
+            access_based: false,
+            hosts_allow: vec!["192.0.2.1".into(), "198.51.100.0/24".into()],
+            hosts_deny: vec!["ALL".into()],
+            guest_ok: false,
+            auxiliary: String::new(),
+        }
+    }
+
+    fn user() -> SmbUser {
+        SmbUser { name: "csi".into(), password_file: "/none".into() }
+    }
+
+    #[test]
+    fn a_share_is_a_section_with_its_path_below_the_root() {
+        let text = sections(&[share()], Path::new("/run/appliance"), &user());
+        for line in [
+            "[pvc-a]",
+            "path = /run/appliance/mnt/tank/a",
+            "comment = two lines %%u",
+            "read only = yes",
+            "valid users = csi",
+            "force user = root",
+            "hosts allow = 192.0.2.1 198.51.100.0/24",
+            "hosts deny = ALL",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_guest_needs_no_password_and_lists_may_be_empty() {
+        let open = SmbShare { guest_ok: true, hosts_allow: vec![], hosts_deny: vec![], ..share() };
+        let text = sections(&[open], Path::new("/"), &user());
+        assert!(text.contains("guest ok = yes"), "{text}");
+        assert!(!text.contains("valid users") && !text.contains("hosts "), "{text}");
+    }
+
+    #[test]
+    fn without_a_user_the_service_says_which_flags_it_wants() {
+        let server = Server::new(&Settings::default(), Path::new("/"));
+        let refused = server.apply(true, &[]).map_err(|error| error.text);
+        assert!(refused.is_err_and(|text| text.contains("--smb-user")));
+        assert!(server.apply(false, &[]).is_ok(), "stopping what never ran is nothing");
+    }
 }
