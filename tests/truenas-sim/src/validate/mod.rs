@@ -120,7 +120,7 @@ pub fn params(version: Version, name: &str, given: &[Value]) -> Result<Vec<Value
             None => accepted.push(engine::default_of(types, &parameter.schema).unwrap_or(Value::Null)),
             Some(value) => {
                 let mut value = value.clone();
-                rules::before(name, &parameter.name, &mut value, &mut findings);
+                rules::before(version, name, &parameter.name, &mut value, &mut findings);
                 if let Some(value) =
                     engine::check(types, &parameter.schema, &value, &parameter.name, &mut findings)
                 {
@@ -128,6 +128,9 @@ pub fn params(version: Version, name: &str, given: &[Value]) -> Result<Vec<Value
                 }
             }
         }
+    }
+    if version >= Version::V26 {
+        findings = rules::in_words_of_26(findings);
     }
     if findings.is_empty() {
         for (parameter, value) in method.params.iter().zip(&accepted) {

@@ -4,17 +4,59 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use crate::config::Version;
 use crate::failure::Item;
 use crate::query;
 
 /// Rules that look at the raw parameter before its types are checked.
-pub(super) fn before(method: &str, parameter: &str, value: &mut Value, findings: &mut Vec<Item>) {
+pub(super) fn before(
+    version: Version,
+    method: &str,
+    parameter: &str,
+    value: &mut Value,
+    findings: &mut Vec<Item>,
+) {
+    // 26 chooses the model by the type, and takes a missing one for a file system.
+    if version >= Version::V26
+        && method == "pool.dataset.create"
+        && let Value::Object(data) = value
+    {
+        data.entry("type").or_insert_with(|| "FILESYSTEM".into());
+    }
     if matches!(method, "sharing.smb.create" | "sharing.smb.update")
         && parameter == "data"
         && let Value::Object(data) = value
     {
         smb_purpose(data, findings);
     }
+}
+
+/// 26 says the same in fewer findings: what a field may also be is joined to the finding before it.
+pub(super) fn in_words_of_26(findings: Vec<Item>) -> Vec<Item> {
+    const ABSENT: &str = "Input should be an instance of _NotRequired";
+    let mut out: Vec<Item> = Vec::with_capacity(findings.len());
+    for mut item in findings {
+        let attribute = item.attribute.clone().unwrap_or_default();
+        if let (Some(field), Some(last)) =
+            (attribute.strip_suffix(".is-instance[_NotRequired]"), out.last_mut())
+            && last.attribute.as_deref().is_some_and(|at| at == format!("{field}.literal[0,None]"))
+        {
+            last.attribute = Some(field.to_owned());
+            last.message = format!("{} or {ABSENT}", last.message);
+            continue;
+        }
+        if item.message == "List must be unique" {
+            item.message.push_str(" or Input should be a valid set");
+        }
+        if attribute == "login_data" {
+            for mechanism in ["API_KEY_PLAIN", "PASSWORD_PLAIN", "TOKEN_PLAIN", "OTP_TOKEN", "SCRAM"] {
+                let shown = format!("<AuthMech.{mechanism}: '{mechanism}'>");
+                item.message = item.message.replace(&shown, &format!("'{mechanism}'"));
+            }
+        }
+        out.push(item);
+    }
+    out
 }
 
 /// The purpose is given once, outside; the models copy it into the options to choose their type by it.

@@ -13,7 +13,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -241,9 +240,8 @@ fn start(configuration: &Path, directory: &Path) -> Result<Child> {
     Command::new("smbd")
         .arg("--foreground")
         .arg(format!("--configfile={}", configuration.display()))
-        // A group of its own, so that the processes of its clients can be ended with it; and it ends when the pipe does,
-        // even if this process is killed.
-        .process_group(0)
+        // smbd makes a session of its own, so that the processes of its clients can be ended with it; and it ends when
+        // the pipe does, even if this process is killed.
         .stdin(Stdio::piped())
         .stdout(file)
         .stderr(again)
