@@ -120,7 +120,7 @@ async fn by_hand(lab: &Lab, name: &str) -> anyhow::Result<Duration> {
     command("umount", &[&text(&staging)])?;
     fs::write(controller.join("delete_controller"), "1").context("disconnecting")?;
     lab.kubelet.detach(&volume).await.context("ControllerUnpublishVolume")?;
-    lab.kubelet.delete(&volume).await.context("DeleteVolume")?;
+    lab.kubelet.remove(&volume).await?;
     Ok(took)
 }
 

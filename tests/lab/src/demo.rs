@@ -123,7 +123,7 @@ impl<'a> Chapter<'a> {
         self.step("NodeUnpublishVolume", kubelet.unpublish(&volume, POD)).await?;
         self.step("NodeUnstageVolume", kubelet.unstage(&volume)).await?;
         self.step("ControllerUnpublishVolume", kubelet.detach(&volume)).await?;
-        self.step("DeleteVolume", kubelet.delete(&volume)).await
+        self.step("DeleteVolume", kubelet.remove(&volume)).await
     }
 
     async fn attach(&self, volume: &mut Volume) -> anyhow::Result<()> {
@@ -177,11 +177,10 @@ impl<'a> Chapter<'a> {
     }
 
     /// Does a step and prints its line.
-    async fn step<T>(
-        &self,
-        name: &str,
-        work: impl Future<Output = Result<T, tonic::Status>>,
-    ) -> anyhow::Result<T> {
+    async fn step<T, E>(&self, name: &str, work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+    where
+        Result<T, E>: Context<T, E>,
+    {
         self.lab.control.reset_figures().await?;
         let start = Instant::now();
         let result = work.await.with_context(|| format!("{name} of {}", self.name))?;

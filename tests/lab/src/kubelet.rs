@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use harness::orchestrator::Orchestrator;
@@ -15,14 +16,17 @@ use tns_csi_proto::csi::v1::{
     NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
     VolumeUsage,
 };
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::guest::{PARENT, POOL};
 use crate::lab::SERVER;
 
 /// The driver's name.
 pub const DRIVER: &str = "tns.csi.io";
+/// How long the orchestrator goes on calling.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// The orchestrator with one node.
 #[derive(Clone, Debug)]
 pub struct Kubelet {
@@ -187,7 +191,13 @@ impl Kubelet {
         self.unpublish(volume, pod).await.context("NodeUnpublishVolume")?;
         self.unstage(volume).await.context("NodeUnstageVolume")?;
         self.detach(volume).await.context("ControllerUnpublishVolume")?;
-        self.delete(volume).await.context("DeleteVolume")
+        self.remove(volume).await
+    }
+
+    /// DeleteVolume until it is done: an appliance may find the dataset busy for a moment, as long as its NFS server has
+    /// not let go of it.
+    pub async fn remove(&self, volume: &Volume) -> anyhow::Result<()> {
+        again("DeleteVolume", async || self.delete(volume).await).await
     }
 
     /// Where the volume is staged.
@@ -205,6 +215,28 @@ impl Kubelet {
             paths::target_block(&self.root, &volume.name, pod)
         } else {
             paths::target_mount(&self.root, &volume.name, pod)
+        }
+    }
+}
+
+/// Whether an answer says that the call may still be running; after any other the orchestrator may never come back.
+pub fn is_pending(code: Code) -> bool {
+    matches!(code, Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+/// Repeats a call with growing pauses for as long as its answers say that it may still be running, as sidecars and
+/// kubelet do. A final answer ends it.
+pub async fn again<T>(what: &str, mut call: impl AsyncFnMut() -> Result<T, Status>) -> anyhow::Result<T> {
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if is_pending(status.code()) && Instant::now() < end => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+            Err(status) => return Err(status).with_context(|| format!("{what}, called again")),
         }
     }
 }

@@ -2,7 +2,6 @@
 //! was written.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
@@ -12,14 +11,13 @@ use tonic::{Code, Status};
 use crate::appliance::{self, datasets_below};
 use crate::guest::{KUBELET, PARENT, output, run};
 use crate::kubelet::{Class, Volume};
+pub(super) use crate::kubelet::{again, is_pending};
 use crate::lab::Lab;
 
 /// A pod.
 pub(super) const POD: &str = "7d1e1d0b-7f6d-4e0f-8a3f-2d5b0c9e4a01";
 /// Another pod of the same node.
 pub(super) const OTHER_POD: &str = "7d1e1d0b-7f6d-4e0f-8a3f-2d5b0c9e4a02";
-/// How long the orchestrator goes on calling.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Tables of everything that exports a volume.
 const TABLES: [&str; 10] = [
     "sharing.nfs",
@@ -52,31 +50,6 @@ pub(super) fn iscsi(fs_type: &str) -> Class {
 /// An NVMe-oF volume with a file system for the pods of one node, as Kubernetes asks for ReadWriteOnce.
 pub(super) fn nvmeof(fs_type: &str) -> Class {
     Class::mount("nvmeof", fs_type, Mode::SingleNodeMultiWriter)
-}
-
-/// Whether an answer says that the call may still be running; after any other the orchestrator may never come back.
-pub(super) fn is_pending(code: Code) -> bool {
-    matches!(code, Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
-}
-
-/// Repeats a call with growing pauses for as long as its answers say that it may still be running, as sidecars and
-/// kubelet do. A final answer ends it.
-pub(super) async fn again<T>(
-    what: &str,
-    mut call: impl AsyncFnMut() -> Result<T, Status>,
-) -> anyhow::Result<T> {
-    let end = Instant::now() + PATIENCE;
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match call().await {
-            Ok(answer) => return Ok(answer),
-            Err(status) if is_pending(status.code()) && Instant::now() < end => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-            Err(status) => return Err(status).with_context(|| format!("{what}, called again")),
-        }
-    }
 }
 
 /// The call must be refused with this code and words that name `words`.

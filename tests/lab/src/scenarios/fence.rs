@@ -61,7 +61,7 @@ async fn beside_another(lab: &mut Lab, class: Class) -> anyhow::Result<()> {
     kubelet.attach(&mut other).await.context("ControllerPublishVolume")?;
     fenced(lab, class).await?;
     kubelet.detach(&other).await.context("ControllerUnpublishVolume")?;
-    kubelet.delete(&other).await.context("DeleteVolume")
+    kubelet.remove(&other).await
 }
 
 async fn waiting(lab: &mut Lab) -> anyhow::Result<()> {

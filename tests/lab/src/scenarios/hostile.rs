@@ -115,7 +115,7 @@ async fn hostile_paths(lab: &mut Lab) -> anyhow::Result<()> {
     outcome?;
     lab.kubelet.unstage(&volume).await.context("NodeUnstageVolume")?;
     lab.kubelet.detach(&volume).await.context("ControllerUnpublishVolume")?;
-    lab.kubelet.delete(&volume).await.context("DeleteVolume")
+    lab.kubelet.remove(&volume).await
 }
 
 async fn paths_of(lab: &Lab, caller: &Caller, volume: &Volume, outside: &Path) -> anyhow::Result<()> {

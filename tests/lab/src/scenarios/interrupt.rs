@@ -131,12 +131,12 @@ async fn undisturbed(
     class: &Class,
 ) -> anyhow::Result<(BTreeMap<String, u64>, BTreeMap<String, u64>)> {
     let first = lab.kubelet.create("pvc-cut-first", class, GIB).await.context("CreateVolume")?;
-    lab.kubelet.delete(&first).await.context("DeleteVolume")?;
+    lab.kubelet.remove(&first).await?;
     lab.control.reset_figures().await?;
     let volume = lab.kubelet.create("pvc-cut-plain", class, GIB).await.context("CreateVolume")?;
     let creating = calls(lab).await?;
     lab.control.reset_figures().await?;
-    lab.kubelet.delete(&volume).await.context("DeleteVolume")?;
+    lab.kubelet.remove(&volume).await?;
     let deleting = calls(lab).await?;
     must_hold_nothing(lab).await?;
     Ok((creating, deleting))
@@ -201,7 +201,7 @@ async fn created(
         data::write(&path.join("data"), data::noise(name, 1 << 20)).await?;
         return kubelet.take_down(&volume, POD).await;
     }
-    again("DeleteVolume", async || kubelet.delete(&volume).await).await?;
+    kubelet.remove(&volume).await?;
     must_hold_nothing(lab).await
 }
 
@@ -210,7 +210,7 @@ async fn deleted(lab: &mut Lab, name: &str, class: &Class, cut: Cut, point: &Poi
     let volume: Volume = again("CreateVolume", async || kubelet.create(name, class, GIB).await).await?;
     let gone = volume.clone();
     cut_off(lab, cut, point, |kubelet| async move { kubelet.delete(&gone).await }).await?;
-    again("DeleteVolume", async || kubelet.delete(&volume).await).await?;
+    kubelet.remove(&volume).await?;
     must_hold_nothing(lab).await
 }
 

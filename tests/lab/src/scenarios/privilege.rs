@@ -134,7 +134,7 @@ async fn secrets(lab: &mut Lab) -> anyhow::Result<()> {
     again("NodeUnpublishVolume", async || kubelet.unpublish(&volume, POD).await).await?;
     again("NodeUnstageVolume", async || kubelet.unstage(&volume).await).await?;
     again("ControllerUnpublishVolume", async || kubelet.detach(&volume).await).await?;
-    again("DeleteVolume", async || kubelet.delete(&volume).await).await?;
+    kubelet.remove(&volume).await?;
     in_files(&part)
 }
 

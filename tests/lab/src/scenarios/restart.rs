@@ -59,7 +59,7 @@ async fn in_mkfs(lab: &mut Lab, fs_type: &str) -> anyhow::Result<()> {
             staging.await.context("the stage's task died")?.context("NodeStageVolume")?;
             kubelet.unstage(&volume).await.context("NodeUnstageVolume")?;
             kubelet.detach(&volume).await.context("ControllerUnpublishVolume")?;
-            kubelet.delete(&volume).await.context("DeleteVolume")?;
+            kubelet.remove(&volume).await?;
             continue;
         };
         lab.helper.crash().await?;
