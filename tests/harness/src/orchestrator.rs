@@ -109,6 +109,12 @@ impl Orchestrator {
         Self { controller }
     }
 
+    /// The controller itself, for calls that this side does not wrap.
+    #[must_use]
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        self.controller.clone()
+    }
+
     /// CreateVolume of at least `bytes` bytes.
     ///
     /// # Errors
