@@ -65,7 +65,7 @@ impl Chain {
         let control_socket = work.join("control.sock");
         let appliance = Program::new("truenas-sim", &bin.join("truenas-sim"))
             .words(&["--backend", "memory", "--pool", POOL, "--truenas-version", "25.10"])
-            .words(&["--listen", &api, "--nvmet-port", "127.0.0.1:4420"])
+            .words(&["--listen", &api, "--nvmet-port", "127.0.0.1:4420", "--iscsi-portal", "127.0.0.1:3260"])
             .flag("--state-dir", work.join("appliance"))
             .flag("--tls-dir", work.join("tls"))
             .flag("--api-key-file", &key)

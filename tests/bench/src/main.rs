@@ -8,6 +8,7 @@ mod chain;
 mod cost;
 mod memory;
 mod protocol;
+mod scale;
 mod start;
 mod table;
 mod timing;
@@ -85,6 +86,12 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     table.heading("Resident memory after work");
     chain.control.latency(Duration::ZERO).await?;
     memory::after_work(&mut chain, arguments.volumes, &mut table).await;
+    table.heading(&format!("Many at once, with {} ms injected", arguments.latency_ms));
+    chain.control.latency(latency).await?;
+    scale::concurrency(&chain, &mut table).await;
+    table.heading("Many volumes");
+    chain.control.latency(Duration::ZERO).await?;
+    scale::listing(&chain, &mut table).await;
     chain.stop().await?;
 
     println!("{}", surroundings(&bin));

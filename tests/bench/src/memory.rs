@@ -10,7 +10,8 @@ use crate::chain::Chain;
 use crate::protocol::PROTOCOLS;
 use crate::table::Table;
 
-const MIB: u64 = 1 << 20;
+/// One MiB in bytes.
+pub const MIB: u64 = 1 << 20;
 /// Bounds in bytes.
 const CONTROLLER: u64 = 15 * MIB;
 const NODE: u64 = 10 * MIB;
@@ -78,7 +79,8 @@ async fn ask_node(chain: &Chain, calls: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mebibytes(bytes: u64) -> String {
+/// A size for the table.
+pub fn mebibytes(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)]
     let mebibytes = bytes as f64 / MIB as f64;
     format!("{mebibytes:.1} MiB")

@@ -8,8 +8,16 @@ use harness::control::Control;
 use serde_json::{Value, json};
 
 /// What a volume may have beside its dataset, each with the field that names it for people.
-const TABLES: [(&str, &str); 3] =
-    [("sharing.nfs", "path"), ("nvmet.subsys", "subnqn"), ("nvmet.namespace", "device_path")];
+const TABLES: [(&str, &str); 8] = [
+    ("sharing.nfs", "path"),
+    ("sharing.smb", "name"),
+    ("nvmet.subsys", "subnqn"),
+    ("nvmet.namespace", "device_path"),
+    ("iscsi.target", "name"),
+    ("iscsi.extent", "name"),
+    ("iscsi.initiator", "comment"),
+    ("iscsi.auth", "tag"),
+];
 
 /// Names of everything that belongs to volumes on the appliance.
 ///

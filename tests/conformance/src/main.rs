@@ -112,6 +112,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Count> {
         pool: arguments.pool,
         schemas: arguments.schemas.filter(|path| !path.as_os_str().is_empty()),
         api_key: format!("1-{}{}\n", random(), random()),
+        secret: format!("secret,\"{}", random()),
     };
     let matrix = Matrix {
         layout,
@@ -119,7 +120,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<Count> {
         only: arguments.runs,
         focus: arguments.focus,
         parent: arguments.parent_dataset,
-        secret: format!("secret-{}", random()),
         limit: Duration::from_secs(arguments.minutes.saturating_mul(60)),
     };
     let count = matrix.run().await;

@@ -32,9 +32,12 @@ pub struct Run {
     pub access: Access,
 }
 
-/// Every run. Raw block on NFS does not exist.
+/// Every run. Raw block on NFS and SMB does not exist.
 pub const RUNS: &[Run] = &[
     Run { name: "nfs/filesystem", protocol: "nfs", access: Access::Filesystem },
+    Run { name: "smb/filesystem", protocol: "smb", access: Access::Filesystem },
+    Run { name: "iscsi/filesystem", protocol: "iscsi", access: Access::Filesystem },
+    Run { name: "iscsi/block", protocol: "iscsi", access: Access::Block },
     Run { name: "nvmeof/filesystem", protocol: "nvmeof", access: Access::Filesystem },
     Run { name: "nvmeof/block", protocol: "nvmeof", access: Access::Block },
 ];
@@ -52,8 +55,6 @@ pub struct Matrix {
     pub focus: Option<String>,
     /// Dataset below which volumes are made; none means the pool itself.
     pub parent: Option<String>,
-    /// Value of every secret that csi-sanity sends.
-    pub secret: String,
     /// Time each run may take.
     pub limit: Duration,
 }
@@ -127,7 +128,7 @@ impl Matrix {
             name: run.name.replace('/', "-"),
             parameters: self.parameters(run),
             access: run.access,
-            secret: self.secret.clone(),
+            secrets: self.secrets(run),
             focus: self.focus.clone(),
             limit: self.limit,
         };
@@ -150,6 +151,14 @@ impl Matrix {
         verdict.passed += usize::from(left.is_empty());
         verdict.failures.extend(left);
         Ok(verdict)
+    }
+
+    /// What the Secrets of the run's StorageClass hold.
+    fn secrets(&self, run: &Run) -> Vec<(&'static str, String)> {
+        match run.protocol {
+            "smb" => vec![("username", programs::SMB_USER.to_owned()), ("password", self.layout.secret.clone())],
+            _ => vec![("conformance", self.layout.secret.clone())],
+        }
     }
 
     fn control(&self) -> Control {
@@ -184,6 +193,7 @@ impl Matrix {
         held.extend(points.filter(|point| point.starts_with(&below)).map(|point| format!("mount {point}")));
         if self.layout.place == Place::Lab {
             held.extend(nvme_controllers().into_iter().map(|name| format!("NVMe controller {name}")));
+            held.extend(iscsi_leftovers());
         }
         Ok(held)
     }
@@ -192,7 +202,7 @@ impl Matrix {
     fn secrets_in_logs(&self) -> Vec<String> {
         let mut found = Vec::new();
         let key = self.layout.api_key.trim();
-        let secrets = [("the API key", key), ("a CSI secret", self.secret.as_str())];
+        let secrets = [("the API key", key), ("a CSI secret", self.layout.secret.as_str())];
         for name in programs::NAMES {
             let path = log_path(&self.layout.logs, name);
             let Ok(text) = fs::read(&path) else { continue };
@@ -228,6 +238,19 @@ fn nvme_controllers() -> Vec<String> {
         |path: &PathBuf| fs::read_to_string(path.join("transport")).is_ok_and(|kind| kind.trim() == "tcp");
     let paths = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(over_tcp);
     paths.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect()
+}
+
+/// Sessions of the node's iSCSI initiator, and records from which it would make some again.
+fn iscsi_leftovers() -> Vec<String> {
+    let names = |path: &str, what: &str| -> Vec<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| format!("iSCSI {what} {}", entry.file_name().to_string_lossy())).collect()
+    };
+    let mut found = names("/sys/class/iscsi_session", "session");
+    for nodes in ["/var/lib/iscsi/nodes", "/etc/iscsi/nodes"] {
+        found.extend(names(nodes, "node record"));
+    }
+    found
 }
 
 #[cfg(test)]

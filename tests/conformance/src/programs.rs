@@ -16,6 +16,8 @@ use harness::program::{DRIVER_UID, Program, RunAs};
 
 /// Directory below the kubelet root in which csi-sanity makes its paths.
 pub const PARENT: &str = "csi-sanity";
+/// The appliance's SMB user.
+pub const SMB_USER: &str = "conformance";
 /// Time the controller may take to reach the appliance.
 const CONNECT: Duration = Duration::from_secs(60);
 /// Name of the driver under test.
@@ -55,6 +57,8 @@ pub struct Layout {
     pub schemas: Option<PathBuf>,
     /// The API key, which must appear in no log.
     pub api_key: String,
+    /// Value of every secret that csi-sanity sends, the password of the SMB user among them; must appear in no log.
+    pub secret: String,
 }
 
 impl Layout {
@@ -99,6 +103,10 @@ impl Layout {
         let key = self.key_file();
         fs::write(&key, &self.api_key).with_context(|| format!("writing {}", key.display()))?;
         owned(&key, driver, 0o400)?;
+        // The appliance's own, not the driver's.
+        let password = self.smb_password_file();
+        fs::write(&password, &self.secret).with_context(|| format!("writing {}", password.display()))?;
+        owned(&password, None, 0o400)?;
         let configuration = self.work.join("helper.toml");
         fs::write(&configuration, format!("[paths]\nextra_parents = [\"{PARENT}\"]\n"))
             .with_context(|| format!("writing {}", configuration.display()))
@@ -112,6 +120,10 @@ impl Layout {
 
     fn key_file(&self) -> PathBuf {
         self.work.join("secret/api-key")
+    }
+
+    fn smb_password_file(&self) -> PathBuf {
+        self.work.join("appliance/smb-password")
     }
 
     fn helper_endpoint(&self) -> String {
@@ -142,7 +154,9 @@ impl Layout {
             .flag("--state-dir", work("appliance"))
             .flag("--tls-dir", work("tls"))
             .flag("--control", self.control_socket())
-            .flag("--api-key-file", self.key_file());
+            .flag("--api-key-file", self.key_file())
+            .words(&["--iscsi-portal", "127.0.0.1:3260", "--smb-user", SMB_USER])
+            .flag("--smb-password-file", self.smb_password_file());
         if let Some(schemas) = &self.schemas {
             appliance = appliance.flag("--schemas", schemas);
         }

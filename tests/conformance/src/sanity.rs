@@ -33,8 +33,8 @@ pub struct Sanity {
     pub parameters: Vec<(&'static str, String)>,
     /// How volumes are used.
     pub access: Access,
-    /// Value of every secret that csi-sanity sends; it must appear in no log.
-    pub secret: String,
+    /// The Secret that csi-sanity sends with every request; its values must appear in no log.
+    pub secrets: Vec<(&'static str, String)>,
     /// Regular expression over spec names: only these run.
     pub focus: Option<String>,
     /// Time the whole run may take.
@@ -69,10 +69,8 @@ impl Sanity {
         write(&parameters, &yaml_map(self.parameters.iter().map(|(key, value)| (*key, value.as_str())), ""))?;
         let secrets = layout.work.join("secrets.yaml");
         let all = SECRETS.iter().map(|request| {
-            format!(
-                "{request}Secret:\n{}",
-                yaml_map([("conformance", self.secret.as_str())].into_iter(), "  ")
-            )
+            let entries = self.secrets.iter().map(|(key, value)| (*key, value.as_str()));
+            format!("{request}Secret:\n{}", yaml_map(entries, "  "))
         });
         write(&secrets, &all.collect::<String>())?;
         let report = layout.logs.join(format!("{name}.json"));

@@ -23,6 +23,8 @@ pub struct Class {
     pub parameters: BTreeMap<String, String>,
     /// How the volume is accessed.
     pub capability: VolumeCapability,
+    /// What the Secrets that the class names hold: kubelet and sidecars send it along.
+    pub secrets: BTreeMap<String, String>,
 }
 
 impl Class {
@@ -46,6 +48,7 @@ impl Class {
                 access_mode: Some(AccessMode { mode: mode.into() }),
                 access_type: Some(access),
             },
+            secrets: BTreeMap::new(),
         }
     }
 
@@ -54,6 +57,19 @@ impl Class {
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.parameters.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// The same class with one more key in its Secret.
+    #[must_use]
+    pub fn with_secret(mut self, key: &str, value: &str) -> Self {
+        self.secrets.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Its protocol, as its parameter says.
+    #[must_use]
+    pub fn protocol(&self) -> &str {
+        self.parameters.get("protocol").map(String::as_str).unwrap_or_default()
     }
 
     /// Whether it is a raw block device.
@@ -93,6 +109,12 @@ impl Orchestrator {
         Self { controller }
     }
 
+    /// The controller itself, for calls that this side does not wrap.
+    #[must_use]
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        self.controller.clone()
+    }
+
     /// CreateVolume of at least `bytes` bytes.
     ///
     /// # Errors
@@ -122,6 +144,7 @@ impl Orchestrator {
             node_id: node_id.to_owned(),
             volume_capability: Some(volume.class.capability.clone()),
             volume_context: volume.context.clone(),
+            secrets: volume.class.secrets.clone(),
             ..ControllerPublishVolumeRequest::default()
         };
         let response = self.controller.clone().controller_publish_volume(request).await?;
@@ -136,6 +159,7 @@ impl Orchestrator {
         let request = ControllerUnpublishVolumeRequest {
             volume_id: volume.id.clone(),
             node_id: node_id.to_owned(),
+            secrets: volume.class.secrets.clone(),
             ..ControllerUnpublishVolumeRequest::default()
         };
         self.controller.clone().controller_unpublish_volume(request).await.map(drop)
@@ -176,6 +200,7 @@ fn create_request(name: &str, class: &Class, bytes: i64) -> CreateVolumeRequest 
         capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
         volume_capabilities: vec![class.capability.clone()],
         parameters: class.parameters.clone(),
+        secrets: class.secrets.clone(),
         ..CreateVolumeRequest::default()
     }
 }

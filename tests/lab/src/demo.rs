@@ -17,7 +17,7 @@ use crate::capabilities;
 use crate::data;
 use crate::guest::{PARENT, run as command};
 use crate::kubelet::{Class, GIB, Volume};
-use crate::lab::Lab;
+use crate::lab::{Lab, with_smb_user};
 
 const POD: &str = "6d5f5f0e-3c57-4f0d-9b2f-0a8f4c1e7d01";
 /// What is written and read back, in bytes.
@@ -25,8 +25,18 @@ const PAYLOAD: usize = 8 << 20;
 /// How far below the quota the demo brings the volume before it fills it, in bytes.
 const HEADROOM: u64 = 32 << 20;
 /// What a volume leaves on the appliance while it exists.
-const TABLES: &[&str] =
-    &["sharing.nfs", "nvmet.subsys", "nvmet.namespace", "nvmet.host_subsys", "nvmet.port_subsys"];
+const TABLES: &[&str] = &[
+    "sharing.nfs",
+    "sharing.smb",
+    "iscsi.target",
+    "iscsi.extent",
+    "iscsi.targetextent",
+    "iscsi.initiator",
+    "nvmet.subsys",
+    "nvmet.namespace",
+    "nvmet.host_subsys",
+    "nvmet.port_subsys",
+];
 
 /// Runs the demo on a fresh chain.
 pub async fn run() -> anyhow::Result<()> {
@@ -53,6 +63,10 @@ pub async fn run() -> anyhow::Result<()> {
 async fn chapters(lab: &Lab) -> anyhow::Result<()> {
     let nfs = Class::mount("nfs", "", Mode::MultiNodeMultiWriter);
     Chapter::new(lab, "NFS: a file system for many nodes", "demo-nfs", nfs).tell().await?;
+    let smb = with_smb_user(Class::mount("smb", "", Mode::MultiNodeMultiWriter));
+    Chapter::new(lab, "SMB: a file system for many nodes", "demo-smb", smb).tell().await?;
+    let iscsi = Class::mount("iscsi", "ext4", Mode::SingleNodeMultiWriter);
+    Chapter::new(lab, "iSCSI: ext4 on a zvol", "demo-iscsi", iscsi).tell().await?;
     let ext4 = Class::mount("nvmeof", "ext4", Mode::SingleNodeMultiWriter);
     Chapter::new(lab, "NVMe-oF: ext4 on a zvol", "demo-ext4", ext4).tell().await?;
     let block = Class::block("nvmeof", Mode::SingleNodeMultiWriter);

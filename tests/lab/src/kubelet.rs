@@ -91,6 +91,7 @@ impl Kubelet {
             staging_target_path: text(&path),
             volume_capability: Some(capability),
             volume_context: volume.context.clone(),
+            secrets: volume.class.secrets.clone(),
             ..NodeStageVolumeRequest::default()
         };
         self.node.clone().node_stage_volume(request).await.map(drop)

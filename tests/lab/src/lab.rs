@@ -15,12 +15,16 @@ use tns_csi_proto::csi::v1::NodeGetInfoRequest;
 
 use crate::appliance;
 use crate::guest::{self, KUBELET, PARENT, POOL, RUN};
-use crate::kubelet::{DRIVER, Kubelet};
+use crate::kubelet::{Class, DRIVER, Kubelet};
 use crate::logs::places;
 use crate::relay::helper_socket;
 
 /// Address of the appliance.
 pub const SERVER: &str = "127.0.0.1";
+/// The appliance's SMB user.
+const SMB_USER: &str = "lab";
+/// The user's password: comma and quotes end an option where passwords travel in option strings.
+const SMB_PASSWORD: &str = "p,a\"ss'w=ord %s";
 /// Where the stand-in listens.
 const API: &str = "127.0.0.1:8443";
 /// Where the programs lie.
@@ -128,8 +132,17 @@ impl Lab {
         if !controllers.is_empty() {
             bail!("NVMe controllers are left: {}", controllers.join(", "));
         }
+        let iscsi = iscsi_leftovers();
+        if !iscsi.is_empty() {
+            bail!("of iSCSI is left: {}", iscsi.join(", "));
+        }
         Ok(())
     }
+}
+
+/// A class whose Secret holds the appliance's SMB user.
+pub fn with_smb_user(class: Class) -> Class {
+    class.with_secret("username", SMB_USER).with_secret("password", SMB_PASSWORD)
 }
 
 fn run_path(name: &str) -> PathBuf {
@@ -149,6 +162,9 @@ fn files() -> anyhow::Result<()> {
     guest::directory(&run_path("appliance"), 0, 0, 0o700)?;
     guest::directory(&run_path("tls"), 0, 0, 0o755)?;
     guest::directory(&run_path("secret"), DRIVER_UID, DRIVER_UID, 0o700)?;
+    guest::directory(&run_path("appliance-secret"), 0, 0, 0o700)?;
+    let password = run_path("appliance-secret/smb-password");
+    fs::write(&password, SMB_PASSWORD).with_context(|| format!("writing {}", password.display()))?;
     let key = run_path("secret/api-key");
     if !key.exists() {
         // The form of a TrueNAS key: `<id>-<64 letters and digits>`.
@@ -163,7 +179,8 @@ fn files() -> anyhow::Result<()> {
 fn appliance_program(arguments: &[&str]) -> Program {
     let mut program = program("truenas-sim", "truenas-sim")
         .words(&["--backend", "zfs", "--pool", POOL, "--listen", API, "--truenas-version", "25.10"])
-        .words(&["--nvmet-port", "127.0.0.1:4420"])
+        .words(&["--nvmet-port", "127.0.0.1:4420", "--iscsi-portal", "127.0.0.1:3260", "--smb-user", SMB_USER])
+        .flag("--smb-password-file", run_path("appliance-secret/smb-password"))
         .flag("--state-dir", run_path("appliance"))
         .flag("--api-key-file", run_path("secret/api-key"))
         .flag("--tls-dir", run_path("tls"))
@@ -237,6 +254,15 @@ pub fn nvme_fabrics_controllers() -> anyhow::Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// Sessions of the iSCSI initiator, and records from which it would make some again.
+pub fn iscsi_leftovers() -> Vec<String> {
+    let names = |path: &str| -> Vec<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+        entries.map(|entry| entry.path().display().to_string()).collect()
+    };
+    ["/sys/class/iscsi_session", "/var/lib/iscsi/nodes"].into_iter().flat_map(names).collect()
 }
 
 fn disconnect_all() -> anyhow::Result<()> {

@@ -19,12 +19,32 @@ pub(super) const POD: &str = "7d1e1d0b-7f6d-4e0f-8a3f-2d5b0c9e4a01";
 /// Another pod of the same node.
 pub(super) const OTHER_POD: &str = "7d1e1d0b-7f6d-4e0f-8a3f-2d5b0c9e4a02";
 /// Tables of everything that exports a volume.
-const TABLES: [&str; 5] =
-    ["sharing.nfs", "nvmet.subsys", "nvmet.namespace", "nvmet.host_subsys", "nvmet.port_subsys"];
+const TABLES: [&str; 10] = [
+    "sharing.nfs",
+    "sharing.smb",
+    "nvmet.subsys",
+    "nvmet.namespace",
+    "nvmet.host_subsys",
+    "nvmet.port_subsys",
+    "iscsi.target",
+    "iscsi.extent",
+    "iscsi.targetextent",
+    "iscsi.initiator",
+];
 
 /// An NFS volume for many writers.
 pub(super) fn nfs() -> Class {
     Class::mount("nfs", "", Mode::MultiNodeMultiWriter)
+}
+
+/// An SMB volume for many writers.
+pub(super) fn smb() -> Class {
+    crate::lab::with_smb_user(Class::mount("smb", "", Mode::MultiNodeMultiWriter))
+}
+
+/// An iSCSI volume with a file system for the pods of one node.
+pub(super) fn iscsi(fs_type: &str) -> Class {
+    Class::mount("iscsi", fs_type, Mode::SingleNodeMultiWriter)
 }
 
 /// An NVMe-oF volume with a file system for the pods of one node, as Kubernetes asks for ReadWriteOnce.
@@ -78,19 +98,27 @@ pub(super) async fn must_hold_only(lab: &Lab, volume: &Volume) -> anyhow::Result
         let found = appliance::property(&volume.id, property)?;
         ensure!(found == value, "{property} of {} is {found:?}", volume.id);
     }
-    let is_nfs = volume.class.parameters.get("protocol").is_some_and(|protocol| protocol == "nfs");
+    let protocol = volume.class.protocol();
     for table in TABLES {
         let found = rows(lab, table).await?;
-        let wanted = match table {
-            "sharing.nfs" => usize::from(is_nfs),
-            "nvmet.subsys" | "nvmet.namespace" => usize::from(!is_nfs),
-            _ => 0,
+        let of_protocol = match table {
+            "sharing.nfs" => "nfs",
+            "sharing.smb" => "smb",
+            "nvmet.subsys" | "nvmet.namespace" => "nvmeof",
+            "iscsi.target" | "iscsi.extent" | "iscsi.targetextent" => "iscsi",
+            _ => "none",
         };
+        let wanted = usize::from(of_protocol == protocol);
         ensure!(found.len() == wanted, "{wanted} rows of {table} expected, found {found:?}");
-        if table == "sharing.nfs" && is_nfs {
-            let open = found.iter().any(|row| row.get("hosts") != Some(&json!(["192.0.2.1"])));
-            ensure!(!open, "a new export must name nobody: {found:?}");
-        }
+        // An empty list of hosts means everyone, a target without groups nobody.
+        let nobody = json!(["192.0.2.1"]);
+        let closed = |row: &Value| match table {
+            "sharing.nfs" => row.get("hosts") == Some(&nobody),
+            "sharing.smb" => row.pointer("/options/hostsallow") == Some(&nobody),
+            "iscsi.target" => row.get("groups") == Some(&json!([])),
+            _ => true,
+        };
+        ensure!(found.iter().all(closed), "a new export must name nobody: {found:?}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
 
-use super::common::{OTHER_POD, POD, nfs, nvmeof};
+use super::common::{OTHER_POD, POD, iscsi, nfs, nvmeof, smb};
 use crate::data;
 use crate::kubelet::{Class, GIB, Kubelet};
 use crate::scenario::{Run, Scenario};
@@ -17,6 +17,30 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "nfs-life",
             about: "an NFS volume keeps its data through unstage and stage, grows, and is gone after delete",
             run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &nfs()).await })),
+        },
+        Scenario {
+            name: "smb-life",
+            about: "the same for an SMB volume",
+            run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &smb()).await })),
+        },
+        Scenario {
+            name: "iscsi-ext4-life",
+            about: "the same for an iSCSI volume with ext4",
+            run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &iscsi("ext4")).await })),
+        },
+        Scenario {
+            name: "iscsi-btrfs-life",
+            about: "the same for an iSCSI volume with btrfs",
+            run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &iscsi("btrfs")).await })),
+        },
+        Scenario {
+            name: "iscsi-block-life",
+            about: "the same for a raw iSCSI device",
+            run: Run::Chain(|lab| {
+                Box::pin(async {
+                    life(&lab.kubelet, &Class::block("iscsi", Mode::SingleNodeMultiWriter)).await
+                })
+            }),
         },
         Scenario {
             name: "nvmeof-ext4-life",
@@ -77,7 +101,7 @@ async fn visible_size(block: bool, path: &Path) -> anyhow::Result<u64> {
 }
 
 async fn read_only(kubelet: &Kubelet) -> anyhow::Result<()> {
-    for class in [nfs(), nvmeof("ext4")] {
+    for class in [nfs(), smb(), iscsi("ext4"), nvmeof("ext4")] {
         let (volume, path) = kubelet.bring_up("pvc-readonly", &class, GIB, POD).await?;
         data::write(&path.join("data"), b"written by the first pod".to_vec()).await?;
         let other = kubelet.publish(&volume, OTHER_POD, true).await.context("publishing read-only")?;

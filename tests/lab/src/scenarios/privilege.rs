@@ -8,7 +8,7 @@ use harness::process::Process;
 use harness::program::DRIVER_UID;
 use serde_json::json;
 
-use super::common::{POD, again, nfs, nvmeof};
+use super::common::{POD, again, iscsi, nfs, nvmeof, smb};
 use crate::guest::{RUN, output};
 use crate::kubelet::{Class, GIB};
 use crate::lab::Lab;
@@ -35,7 +35,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 async fn privileges(lab: &mut Lab) -> anyhow::Result<()> {
     let kubelet = lab.kubelet.clone();
-    for class in [nfs(), nvmeof("ext4")] {
+    for class in [nfs(), smb(), iscsi("ext4"), nvmeof("ext4")] {
         let (volume, _) = kubelet.bring_up("pvc-privilege", &class, GIB, POD).await?;
         check("the controller", &lab.controller, DRIVER_UID, 0)?;
         check("the node agent", &lab.node, DRIVER_UID, 0)?;
