@@ -16,8 +16,8 @@ use harness::program::{DRIVER_UID, Program, RunAs};
 
 /// Directory below the kubelet root in which csi-sanity makes its paths.
 pub const PARENT: &str = "csi-sanity";
-/// The appliance's SMB user.
-pub const SMB_USER: &str = "conformance";
+/// The appliance's SMB user: an account of the machine that it runs on.
+pub const SMB_USER: &str = "root";
 /// Time the controller may take to reach the appliance.
 const CONNECT: Duration = Duration::from_secs(60);
 /// Name of the driver under test.

@@ -21,8 +21,8 @@ use crate::relay::helper_socket;
 
 /// Address of the appliance.
 pub const SERVER: &str = "127.0.0.1";
-/// The appliance's SMB user.
-const SMB_USER: &str = "lab";
+/// The appliance's SMB user: an account of the machine that it runs on.
+const SMB_USER: &str = "root";
 /// The user's password: comma and quotes end an option where passwords travel in option strings.
 const SMB_PASSWORD: &str = "p,a\"ss'w=ord %s";
 /// Where the stand-in listens.

@@ -29,11 +29,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &iscsi("ext4")).await })),
         },
         Scenario {
-            name: "iscsi-btrfs-life",
-            about: "the same for an iSCSI volume with btrfs",
-            run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &iscsi("btrfs")).await })),
-        },
-        Scenario {
             name: "iscsi-block-life",
             about: "the same for a raw iSCSI device",
             run: Run::Chain(|lab| {
