@@ -217,8 +217,9 @@ impl Iscsi {
         };
         if outcome.is_err()
             && let Ok(sessions) = self.sessions(name).await
-            && sessions.is_empty()
-            && let Err(error) = self.delete_records(name, deadline).await
+            && !sessions.iter().any(|session| session.portal == Some(portal))
+            // Only its own: beside it another portal's login may be under way.
+            && let Err(error) = self.delete_records(name, Some(portal), deadline).await
         {
             tracing::warn!(%error, "a node record stays until the volume is unstaged");
         }

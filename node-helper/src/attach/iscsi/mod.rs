@@ -36,7 +36,7 @@ use super::error::AttachError;
 use super::running::Running;
 use crate::device::{DeviceError, Devices, HostRoot, Iqn, IscsiIdentity, Lun};
 use crate::tool::{Output, Tool};
-use records::IFACE;
+use records::{IFACE, TAG};
 use session::ours;
 
 /// Most logins at one time: an appliance that is away must not fill the host with waiting programs.
@@ -142,7 +142,7 @@ impl Iscsi {
             })
             .await?;
         gone.map_err(|()| late("logging out"))?;
-        if self.delete_records(target, deadline).await? == Detached::Done {
+        if self.delete_records(target, None, deadline).await? == Detached::Done {
             outcome = Detached::Done;
         }
         Ok(outcome)
@@ -195,15 +195,25 @@ impl Iscsi {
         Ok(Detached::Done)
     }
 
-    /// Takes away our node records of a target, through iscsiadm because it keeps links to them.
-    async fn delete_records(&self, target: &Iqn, deadline: Instant) -> Result<Detached, AttachError> {
+    /// Takes away our node records of a target, or of one of its portals, through iscsiadm because it keeps links to
+    /// them.
+    async fn delete_records(
+        &self,
+        target: &Iqn,
+        portal: Option<SocketAddr>,
+        deadline: Instant,
+    ) -> Result<Detached, AttachError> {
         let (records, own) = (self.records.clone(), target.clone());
-        let there = tokio::task::spawn_blocking(move || !records.nodes(&own).is_empty()).await?;
+        let there = tokio::task::spawn_blocking(move || !records.nodes(&own, portal).is_empty()).await?;
         if !there {
             return Ok(Detached::Already);
         }
-        let arguments = ["-m", "node", "-T", target.as_str(), "-I", IFACE, "-o", "delete"];
-        let deleted = self.host.run(Tool::Iscsiadm, arguments.map(str::to_owned).to_vec(), deadline).await;
+        let which = portal.map(|portal| format!("{portal},{TAG}"));
+        let mut arguments = vec!["-m", "node", "-T", target.as_str()];
+        arguments.extend(which.iter().flat_map(|which| ["-p", which.as_str()]));
+        arguments.extend(["-I", IFACE, "-o", "delete"]);
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let deleted = self.host.run(Tool::Iscsiadm, arguments, deadline).await;
         if let Ok(output) = &deleted
             && !matches!(output.code, exit::DONE | exit::NOTHING_FOUND)
         {
@@ -211,7 +221,7 @@ impl Iscsi {
         }
         // Whatever iscsiadm said: a secret does not stay.
         let (records, own) = (self.records.clone(), target.clone());
-        tokio::task::spawn_blocking(move || records.sweep(&own)).await??;
+        tokio::task::spawn_blocking(move || records.sweep(&own, portal)).await??;
         deleted?;
         Ok(Detached::Done)
     }

@@ -120,10 +120,11 @@ impl Records {
         chap: Option<&Chap>,
         behaviour: Behaviour,
     ) -> Result<(), AttachError> {
-        let Some(file) = self.nodes(target).into_iter().find(|file| is_at(file, portal)) else {
+        let files = self.nodes(target, Some(portal));
+        if files.is_empty() {
             let missing = io::Error::new(io::ErrorKind::NotFound, "iscsiadm made it in no known directory");
             return Err(fault(Path::new(target.as_str()), missing));
-        };
+        }
         let replacement = behaviour.replacement_seconds.to_string();
         let (login, attempts) = (behaviour.login_seconds.to_string(), behaviour.login_attempts.to_string());
         let peer = chap.and_then(|chap| chap.target.as_ref());
@@ -141,23 +142,22 @@ impl Records {
             ("node.session.auth.username_in", peer.map(|peer| peer.user())),
             ("node.session.auth.password_in", peer.map(|peer| peer.secret().expose())),
         ];
-        edit(&file, &settings).map_err(|source| fault(&file, source))
+        // An update of open-iscsi may have left one in the older directory.
+        files.iter().try_for_each(|file| edit(file, &settings).map_err(|source| fault(file, source)))
     }
 
-    /// Our node records of a target. An unreadable directory holds none that iscsiadm could use.
-    pub(super) fn nodes(&self, target: &Iqn) -> Vec<PathBuf> {
+    /// Our node records of a target, or of one of its portals. An unreadable directory holds none that iscsiadm could
+    /// use.
+    pub(super) fn nodes(&self, target: &Iqn, portal: Option<SocketAddr>) -> Vec<PathBuf> {
         let targets = self.roots.iter().map(|root| root.join("nodes").join(target.as_str()));
         let portals = targets.filter_map(|directory| fs::read_dir(directory).ok()).flatten();
-        portals
-            .filter_map(Result::ok)
-            .map(|entry| entry.path().join(IFACE))
-            .filter(|file| file.is_file())
-            .collect()
+        let files = portals.filter_map(Result::ok).map(|entry| entry.path().join(IFACE));
+        files.filter(|file| file.is_file() && portal.is_none_or(|portal| is_at(file, portal))).collect()
     }
 
-    /// Takes away what iscsiadm left of our node records of a target: they may hold a secret.
-    pub(super) fn sweep(&self, target: &Iqn) -> Result<(), AttachError> {
-        for file in self.nodes(target) {
+    /// Takes away what iscsiadm left of these records: they may hold a secret.
+    pub(super) fn sweep(&self, target: &Iqn, portal: Option<SocketAddr>) -> Result<(), AttachError> {
+        for file in self.nodes(target, portal) {
             fs::remove_file(&file).map_err(|source| fault(&file, source))?;
             // Directories with other records in them stay.
             for directory in file.ancestors().skip(1).take(2) {

@@ -170,18 +170,26 @@ impl FakeHost {
                 ended(0)
             }
             ["-m", "node", "-T", target, "-I", iface, "-o", "delete"] => {
-                let own = self.files().into_iter().filter(|file| {
+                let all = self.files().into_iter();
+                self.delete(all.filter(|file| {
                     file.starts_with(&format!("nodes/{target}/")) && file.ends_with(&format!("/{iface}"))
-                });
-                let mut status = 21;
-                for file in own {
-                    fs::remove_file(self.record(&file)).unwrap();
-                    status = 0;
-                }
-                ended(status)
+                }))
+            }
+            ["-m", "node", "-T", target, "-p", portal, "-I", iface, "-o", "delete"] => {
+                let name = record_name(target, portal, iface);
+                self.delete(self.files().into_iter().filter(|file| *file == name))
             }
             other => panic!("iscsiadm {other:?}"),
         }
+    }
+
+    fn delete(&self, records: impl Iterator<Item = String>) -> Output {
+        let mut status = 21;
+        for file in records {
+            fs::remove_file(self.record(&file)).unwrap();
+            status = 0;
+        }
+        ended(status)
     }
 
     fn log_in(&self, target: &str, portal: &str, iface: &str) -> Output {

@@ -185,6 +185,21 @@ async fn a_portal_that_refuses_does_not_spoil_a_good_one_and_all_refusals_are_to
 }
 
 #[tokio::test]
+async fn a_login_that_fails_leaves_the_record_of_one_beside_it() {
+    let lab = Lab::with_multipathd(Some(1));
+    let door = lab.host.hold(B);
+    lab.host.with(|state| state.statuses.insert(A.to_owned(), 24));
+    let iscsi = lab.iscsi().clone();
+    let connecting = tokio::spawn(async move { iscsi.connect(&target(&[A, B]), later()).await });
+    while lab.host.commands("-o delete").is_empty() || lab.host.commands("--login").len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    door.send_replace(true);
+    assert_eq!(connecting.await.unwrap().unwrap(), Connected::New);
+    assert_eq!(lab.host.files().len(), 2);
+}
+
+#[tokio::test]
 async fn a_portal_that_refuses_a_connection_costs_no_login() {
     let lab = Lab::new();
     lab.host.with(|state| state.closed = vec![A.to_owned(), B.to_owned()]);
