@@ -42,6 +42,13 @@ impl Fingerprint {
         Fingerprint { fields }
     }
 
+    /// The same with one more field, which must hold no secret.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((field(name), value.to_owned()));
+        self
+    }
+
     /// The fields as properties of the new volume.
     #[must_use]
     pub fn properties(&self) -> &[(String, String)] {

@@ -47,8 +47,10 @@ pub const REQUEST_PREFIX: &str = "tns-csi:request.v1.";
 
 const SCHEMA_VERSION: &str = "tns-csi:schema_version";
 const CREATED_AT: &str = "tns-csi:created_at";
-const PVC_NAME: &str = "tns-csi:pvc_name";
-const PVC_NAMESPACE: &str = "tns-csi:pvc_namespace";
+/// Name of the claim.
+pub const PVC_NAME: &str = "tns-csi:pvc_name";
+/// Namespace of the claim.
+pub const PVC_NAMESPACE: &str = "tns-csi:pvc_namespace";
 
 /// The value of [`MANAGED_BY`].
 pub const MANAGER: &str = "tns-csi";

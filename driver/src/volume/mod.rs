@@ -15,3 +15,4 @@ pub mod ownership;
 pub mod parameter;
 pub mod protocol;
 pub mod registry;
+pub mod template;

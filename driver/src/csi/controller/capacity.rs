@@ -22,7 +22,8 @@ pub(super) async fn get(
     until: Instant,
 ) -> Result<csi::GetCapacityResponse, Failure> {
     let placement = Parameters::parse_placement(&request.parameters)?;
-    let protocol: Option<Protocol> = request.parameters.get("protocol").and_then(|p| p.parse().ok());
+    let made = Parameters::parse_zfs(&request.parameters)?;
+    let protocol: Option<Protocol> = made.as_ref().map(|(protocol, _)| *protocol);
     for (n, capability) in request.volume_capabilities.iter().enumerate() {
         let capability = Capability::parse(&format!("volume_capabilities[{n}]"), capability)?;
         if let Some(protocol) = protocol
@@ -50,9 +51,18 @@ pub(super) async fn get(
         .await
         .or_failed(&format!("reading the space of {}", places.join(", ")))?;
     let available = found.iter().filter_map(|d| d.available).max().unwrap_or(0);
+    let Some((protocol, zfs)) = made else {
+        return Ok(csi::GetCapacityResponse {
+            available_capacity: capacity::to_csi(available),
+            ..Default::default()
+        });
+    };
+    // A thick zvol may take 80 % of what is free (`pool.dataset.create`); a thin volume may be larger than what is free.
+    let thick = zfs.is_thick(protocol);
+    let room = if thick && protocol.is_block() { available / 5 * 4 } else { available };
     Ok(csi::GetCapacityResponse {
-        available_capacity: capacity::to_csi(available),
-        maximum_volume_size: None,
-        minimum_volume_size: None,
+        available_capacity: capacity::to_csi(room),
+        maximum_volume_size: thick.then(|| capacity::to_csi(room)),
+        minimum_volume_size: Some(capacity::to_csi(zfs.granularity(protocol).minimum)),
     })
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
-use truenas::calls::{CreateKind, Dataset, DatasetCreate, FilesystemCreate, UserProperty, VolumeCreate};
+use truenas::calls::{CreateKind, Dataset, DatasetCreate, EncryptionCreate, UserProperty};
 use truenas::{CallError, Calls};
 
 use crate::csi::controller::delete::Strategy;
@@ -18,21 +18,37 @@ use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::{BUILT, Export, Volume, failed, not_built, with_export};
-use crate::volume::capability::Capability;
-use crate::volume::capacity::{self, Granularity, Range, VOLBLOCKSIZE};
+use crate::volume::capability::{Access, Capability};
+use crate::volume::capacity::{self, Range};
 use crate::volume::context::FS_TYPE_KEY;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::fingerprint::Fingerprint;
 use crate::volume::id::VolumeId;
 use crate::volume::index::Entry;
-use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, NewVolume};
-use crate::volume::name;
-use crate::volume::parameter::Parameters;
+use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, NewVolume, PVC_NAME, PVC_NAMESPACE};
+use crate::volume::parameter::{Parameters, encryption};
+use crate::volume::template::Values;
 
 /// Longest CSI name in bytes (CSI 1.12, "Size Limits").
 const MAX_NAME: usize = 128;
 /// More time for undoing what the work's own deadline cut short.
 const UNDO: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Fields of `pool.dataset.create` that come from the class alone, so that a refusal of them is the class's fault.
+const ZFS_FIELDS: [&str; 12] = [
+    "compression",
+    "sync",
+    "deduplication",
+    "copies",
+    "readonly",
+    "exec",
+    "snapdir",
+    "recordsize",
+    "acltype",
+    "aclmode",
+    "casesensitivity",
+    "encryption",
+];
 
 /// A create request, read.
 #[derive(Clone, Debug)]
@@ -43,6 +59,8 @@ struct Plan {
     range: Range,
     capacity_bytes: u64,
     fingerprint: Fingerprint,
+    comment: String,
+    encryption: Option<EncryptionCreate>,
 }
 
 pub(super) async fn create(
@@ -93,14 +111,29 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
     if !BUILT.contains(&parameters.protocol) {
         return Err(not_built(parameters.protocol));
     }
-    let granularity =
-        if parameters.protocol.is_block() { Granularity::zvol(VOLBLOCKSIZE) } else { Granularity::REFQUOTA };
-    let capacity_bytes = capacity::choose(range, granularity)?;
-    let dataset = format!("{}/{}", parameters.placement.parent, name::leaf(&request.name));
+    let formatted = capabilities.iter().any(|c| c.access != Access::Block);
+    if parameters.protocol.is_block() && parameters.zfs.is_readonly() && formatted {
+        return Err(Failure::invalid(
+            "parameter zfs.readonly is \"on\": a new zvol cannot get a file system then; use volumeMode Block or leave it off",
+        ));
+    }
+    let capacity_bytes = capacity::choose(range, parameters.zfs.granularity(parameters.protocol))?;
+    let encryption = parameters.encryption.of_new(&request.secrets)?;
+    let values = Values {
+        pvc_name: parameters.pvc_name.as_deref(),
+        pvc_namespace: parameters.pvc_namespace.as_deref(),
+        pv_name: &request.name,
+    };
+    let comment = parameters.naming.comment(values)?;
+    let dataset = format!("{}/{}", parameters.placement.parent, parameters.naming.leaf(values)?);
     let id = VolumeId::for_dataset(appliance.backend.as_deref(), &dataset)?;
     let volume = inner.volume(&id, &dataset);
-    let fingerprint = Fingerprint::of(range, &capabilities, "", &parameters);
-    Ok(Plan { name: request.name.clone(), volume, parameters, range, capacity_bytes, fingerprint })
+    let mut fingerprint = Fingerprint::of(range, &capabilities, "", &parameters);
+    if let Some(encryption) = &encryption {
+        fingerprint = fingerprint.with("encryption_key", encryption::source(encryption));
+    }
+    let name = request.name.clone();
+    Ok(Plan { name, volume, parameters, range, capacity_bytes, fingerprint, comment, encryption })
 }
 
 impl Inner {
@@ -272,32 +305,15 @@ impl Inner {
             stable_keys: &E::stable_keys(appliance, volume),
             fingerprint: fingerprint.properties(),
         };
-        let kind = if E::PROTOCOL.is_block() {
-            CreateKind::Volume(VolumeCreate {
-                volsize: *capacity_bytes,
-                sparse: true,
-                // TrueNAS applies its 80 % rule to sparse zvols too.
-                force_size: true,
-                ..VolumeCreate::default()
-            })
-        } else {
-            CreateKind::Filesystem(FilesystemCreate {
-                refquota: Some(*capacity_bytes),
-                acltype: Some("POSIX".to_owned()),
-                aclmode: Some("DISCARD".to_owned()),
-                ..FilesystemCreate::default()
-            })
-        };
+        let (kind, zfs) = parameters.zfs.of_new(E::PROTOCOL, *capacity_bytes);
         let properties = new.properties(jiff::Timestamp::now());
-        let comment = match (&parameters.pvc_namespace, &parameters.pvc_name) {
-            (Some(namespace), Some(claim)) => format!("{namespace}/{claim}"),
-            _ => name.clone(),
-        };
         let mut create = match kind {
             CreateKind::Volume(fields) => DatasetCreate::volume(&volume.dataset, fields),
             CreateKind::Filesystem(fields) => DatasetCreate::filesystem(&volume.dataset, fields),
         };
-        create.comments = Some(comment);
+        create.comments = Some(plan.comment.clone());
+        create.properties = zfs;
+        create.encryption.clone_from(&plan.encryption);
         create.user_properties =
             properties.into_iter().map(|(key, value)| UserProperty::new(key, value)).collect();
         create
@@ -307,11 +323,20 @@ impl Inner {
 /// In what a volume that exists differs from the plan.
 fn differences(plan: &Plan, owned: &Owned) -> Vec<String> {
     let mut differences = plan.fingerprint.differences(&owned.metadata, plan.range, owned.capacity_bytes);
-    match owned.metadata.get(CSI_VOLUME_NAME) {
-        Some(name) if name != plan.name && !owned.unstamped => {
-            differences.push(format!("it was made for the name {name:?}, asked is {:?}", plan.name));
+    // tns-csi records the dataset's leaf as the name, which tells nothing where claims give the leaf.
+    if let Some(name) = owned.metadata.get(CSI_VOLUME_NAME)
+        && name != plan.name
+        && (!owned.unstamped || plan.parameters.naming.is_template())
+    {
+        differences.push(format!("it was made for the name {name:?}, asked is {:?}", plan.name));
+    }
+    let claim = [(PVC_NAME, &plan.parameters.pvc_name), (PVC_NAMESPACE, &plan.parameters.pvc_namespace)];
+    for (key, asked) in claim {
+        if let (Some(kept), Some(asked)) = (owned.metadata.get(key), asked)
+            && kept != asked
+        {
+            differences.push(format!("{key} is {kept:?}, asked is {asked:?}"));
         }
-        _ => {}
     }
     differences
 }
@@ -324,6 +349,15 @@ fn refusal(plan: &Plan, error: &CallError) -> Failure {
             "dataset {} does not exist on the appliance; create it, or correct pool and parentDataset",
             plan.parameters.placement.parent
         )),
+        Some(refused) if refused.mentions("algorithm") => Failure::invalid(format!(
+            "{failure}; this version of TrueNAS has no choice of encryptionAlgorithm: leave it out for AES-256-GCM"
+        )),
+        Some(refused) if refused.mentions("volblocksize") => Failure::invalid(format!(
+            "{failure}; zfs.volblocksize does not suit the pool (dRAID takes 32K and more)"
+        )),
+        Some(refused) if ZFS_FIELDS.iter().any(|field| refused.mentions(field)) => {
+            Failure::invalid(failure.message)
+        }
         _ => failure,
     }
 }

@@ -21,6 +21,7 @@ use crate::volume::failure::{Failure, Kind};
 use crate::volume::id::VolumeId;
 use crate::volume::index::Entry;
 use crate::volume::metadata::CAPACITY_BYTES;
+use crate::volume::parameter::zfs::RESERVE;
 
 pub(super) async fn expand(
     inner: &Arc<Inner>,
@@ -110,8 +111,11 @@ impl Inner {
         size: u64,
     ) -> Result<u64, Failure> {
         let block = owned.protocol.is_block();
+        let reserved = owned.metadata.requested_parameter(RESERVE) == Some("true");
         let update = DatasetUpdate {
             refquota: (!block).then_some(size),
+            // The reservation of a thick zvol follows by itself.
+            refreservation: (!block && reserved).then_some(size),
             volsize: block.then_some(size),
             // TrueNAS applies its 80 % rule to sparse zvols too.
             force_size: (block && owned.sparse).then_some(true),

@@ -5,6 +5,7 @@
 //!
 //! Each group of keys has a file of its own, with its part of the table and the type it is read into.
 
+pub mod alias;
 pub mod encryption;
 pub mod export;
 pub mod iscsi;
@@ -230,26 +231,34 @@ impl Parameters {
     pub fn parse_placement(parameters: &BTreeMap<String, String>) -> Result<Option<Placement>, Failure> {
         Ok(placement(&check_all(parameters)?))
     }
+
+    /// Reads of GetCapacity's parameters how volumes would be made. None: no protocol is named.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT as in [`Parameters::parse`] for keys and values.
+    pub fn parse_zfs(parameters: &BTreeMap<String, String>) -> Result<Option<(Protocol, Zfs)>, Failure> {
+        let given = check_all(parameters)?;
+        let Some(protocol) = given.get("protocol").and_then(|p| p.parse().ok()) else { return Ok(None) };
+        Ok(Some((protocol, Zfs::read(&given, protocol)?)))
+    }
 }
 
 /// Checks keys and values; gives our own.
 fn check_all(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Failure> {
+    let ours = parameters.iter().filter(|(key, _)| !key.starts_with(SIDECAR_PREFIX));
     let mut given = BTreeMap::new();
-    for (key, value) in parameters {
-        if key.starts_with(SIDECAR_PREFIX) {
-            continue;
-        }
+    for (key, value) in alias::normalise(ours)? {
         let Some(definition) = table().find(|d| d.name == key) else {
             return Err(Failure::invalid(format!("unknown parameter {key:?}; valid are {}", valid(None))));
         };
-        if value.len() > MAX_VALUE || !(definition.check)(value) {
+        if value.len() > MAX_VALUE || !(definition.check)(&value) {
             let shown: String = value.chars().take(64).collect();
             return Err(Failure::invalid(format!(
                 "parameter {key} is {shown:?}, valid is {}",
                 definition.values
             )));
         }
-        given.insert(key.clone(), value.clone());
+        given.insert(key, value);
     }
     Ok(given)
 }

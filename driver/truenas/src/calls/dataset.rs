@@ -94,6 +94,9 @@ pub struct DatasetUpdate {
     /// Bytes, at least 1 GiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
+    /// Bytes reserved for the data of this dataset alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refreservation: Option<u64>,
     /// Bytes; a zvol cannot shrink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volsize: Option<u64>,

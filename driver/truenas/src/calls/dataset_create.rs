@@ -1,6 +1,8 @@
 //! The request of `pool.dataset.create`.
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
 
 /// A user property (key with a colon; value of at most 1,024 characters).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -114,7 +116,7 @@ pub struct VolumeCreate {
 }
 
 /// A new dataset. Marker, quota and comment travel with the creation, so that no unowned object can exist.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DatasetCreate {
     /// Full path `pool/...`.
     pub name: String,
@@ -124,8 +126,47 @@ pub struct DatasetCreate {
     pub user_properties: Vec<UserProperty>,
     /// ZFS properties common to both kinds.
     pub properties: DatasetProperties,
+    /// Its encryption; none is the parent's.
+    pub encryption: Option<EncryptionCreate>,
     /// File system or zvol.
     pub kind: CreateKind,
+}
+
+/// The key of a new encryption root. TrueNAS takes exactly one source.
+#[derive(Debug, Clone)]
+pub enum EncryptionKey {
+    /// Made and kept by TrueNAS, which unlocks the dataset by itself.
+    Generated,
+    /// At least 8 characters; not kept, so the dataset is locked after each boot.
+    Passphrase(SecretString),
+    /// 64 hexadecimal digits; kept by TrueNAS.
+    Hex(SecretString),
+}
+
+/// Encryption of a new dataset, which becomes an encryption root of its own.
+#[derive(Debug, Clone)]
+pub struct EncryptionCreate {
+    /// E.g. `AES-192-GCM`; none is the appliance's own (`AES-256-GCM`). From 26 on the field does not exist.
+    pub algorithm: Option<&'static str>,
+    /// Where the key comes from.
+    pub key: EncryptionKey,
+}
+
+impl Serialize for EncryptionCreate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut options = serializer.serialize_map(None)?;
+        if let Some(algorithm) = self.algorithm {
+            options.serialize_entry("algorithm", algorithm)?;
+        }
+        match &self.key {
+            EncryptionKey::Generated => options.serialize_entry("generate_key", &true)?,
+            EncryptionKey::Passphrase(secret) => {
+                options.serialize_entry("passphrase", secret.expose_secret())?;
+            }
+            EncryptionKey::Hex(secret) => options.serialize_entry("key", secret.expose_secret())?,
+        }
+        options.end()
+    }
 }
 
 /// Which kind of dataset to create, with that kind's own fields.
@@ -157,6 +198,7 @@ impl DatasetCreate {
             comments: None,
             user_properties: Vec::new(),
             properties: DatasetProperties::default(),
+            encryption: None,
             kind,
         }
     }
@@ -172,6 +214,12 @@ pub(super) struct Wire<'a> {
     user_properties: &'a [UserProperty],
     #[serde(flatten)]
     properties: &'a DatasetProperties,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inherit_encryption: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encryption_options: Option<&'a EncryptionCreate>,
     #[serde(flatten)]
     kind: &'a CreateKind,
 }
@@ -183,6 +231,9 @@ impl<'a> From<&'a DatasetCreate> for Wire<'a> {
             comments: create.comments.as_deref(),
             user_properties: &create.user_properties,
             properties: &create.properties,
+            encryption: create.encryption.as_ref().map(|_| true),
+            inherit_encryption: create.encryption.as_ref().map(|_| false),
+            encryption_options: create.encryption.as_ref(),
             kind: &create.kind,
         }
     }
@@ -215,6 +266,21 @@ mod tests {
             serde_json::to_value(Wire::from(&create)).unwrap(),
             json!({"name": "tank/csi/a", "type": "FILESYSTEM", "refquota": 1073741824, "share_type": "GENERIC",
                    "comments": "x", "compression": "LZ4"})
+        );
+    }
+
+    #[test]
+    fn an_encryption_root_inherits_nothing_and_shows_no_key() {
+        let secret = "correct horse battery";
+        let mut create = DatasetCreate::filesystem("tank/a", FilesystemCreate::default());
+        let key = EncryptionKey::Passphrase(secret.into());
+        create.encryption = Some(EncryptionCreate { algorithm: Some("AES-192-GCM"), key });
+        assert!(!format!("{create:?}").contains(secret));
+        assert_eq!(
+            serde_json::to_value(Wire::from(&create)).unwrap(),
+            json!({"name": "tank/a", "type": "FILESYSTEM", "share_type": "GENERIC", "encryption": true,
+                   "inherit_encryption": false,
+                   "encryption_options": {"algorithm": "AES-192-GCM", "passphrase": secret}})
         );
     }
 }

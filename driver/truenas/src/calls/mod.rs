@@ -24,7 +24,8 @@ use crate::{exchange, jobs};
 
 pub use dataset::{Dataset, DatasetKind, DatasetUpdate, PropertyChange};
 pub use dataset_create::{
-    CreateKind, DatasetCreate, DatasetProperties, FilesystemCreate, ShareType, UserProperty, VolumeCreate,
+    CreateKind, DatasetCreate, DatasetProperties, EncryptionCreate, EncryptionKey, FilesystemCreate,
+    ShareType, UserProperty, VolumeCreate,
 };
 pub use iscsi::{
     IscsiAuth, IscsiAuthMethod, IscsiAuthWrite, IscsiExtent, IscsiExtentCreate, IscsiExtentKind,
