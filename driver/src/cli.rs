@@ -4,6 +4,7 @@
 //! every user of a host can read a process's arguments.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -125,6 +126,9 @@ pub struct NodeArgs {
     /// Socket of this host's node-helper
     #[arg(long, env = "TNS_CSI_HELPER", value_name = "unix:///PATH")]
     pub helper: UnixEndpoint,
+    /// Volumes of this driver that this host may have at once; the scheduler places pods accordingly [default: no limit]
+    #[arg(long, env = "TNS_CSI_MAX_VOLUMES_PER_NODE", value_name = "NUMBER")]
+    pub max_volumes_per_node: Option<NonZeroU32>,
 }
 
 /// A CSI driver name (CSI 1.12, GetPluginInfo: domain name notation, at most 63 characters of letters, digits, `.` and
@@ -167,6 +171,14 @@ mod tests {
             Command::Node(node) => node,
             Command::Controller(_) => panic!("not a node"),
         })
+    }
+
+    #[test]
+    fn a_limit_of_volumes_is_a_number_above_zero() {
+        assert_eq!(node(&[]).unwrap().max_volumes_per_node, None);
+        let limited = node(&["--max-volumes-per-node", "120"]).unwrap();
+        assert_eq!(limited.max_volumes_per_node.map(NonZeroU32::get), Some(120));
+        assert!(node(&["--max-volumes-per-node", "0"]).is_err());
     }
 
     #[test]

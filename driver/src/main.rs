@@ -68,8 +68,8 @@ async fn serve_node(args: NodeArgs, endpoint: UnixEndpoint) -> anyhow::Result<()
         args.common.driver_name.as_str().to_owned(),
         Dependency::Helper(helper.clone()),
     );
-    let routes =
-        Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node::Service::new(helper)));
+    let node = node::Service::new(helper).with_max_volumes(args.max_volumes_per_node);
+    let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node));
     serve(&args.common, endpoint, routes, Arc::new(Metrics::new()?)).await
 }
 

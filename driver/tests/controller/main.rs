@@ -16,4 +16,5 @@ mod iscsi;
 mod life;
 mod model;
 mod ownership;
+mod parameters;
 mod rig;

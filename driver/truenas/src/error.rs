@@ -228,6 +228,7 @@ impl ApiError {
                 "no space left",
                 "not enough space",
                 "insufficient space",
+                "greater than available space",
                 "80% of",
             ])
     }

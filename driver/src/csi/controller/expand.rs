@@ -99,7 +99,22 @@ impl Inner {
             let size = capacity::choose(range, granularity)?;
             self.grow(appliance, calls, &volume, &owned, size).await?
         };
+        if !block && owned.metadata.requested_parameter(RESERVE) == Some("true") {
+            self.reserve(calls, &volume, &owned, capacity_bytes).await?;
+        }
         Ok(Done::Expanded { capacity_bytes, node_expansion: block })
+    }
+
+    /// Lets a file system's reservation follow its size; that of a thick zvol follows by itself. A call of its own,
+    /// because ZFS takes no reservation beyond the quota that is there.
+    async fn reserve(&self, calls: &Calls, volume: &Volume, owned: &Owned, size: u64) -> Result<(), Failure> {
+        if owned.refreservation == Some(size) {
+            return Ok(());
+        }
+        let update = DatasetUpdate { refreservation: Some(size), ..DatasetUpdate::default() };
+        let doing = format!("reserving {size} bytes for dataset {}", volume.dataset);
+        calls.dataset_update(&volume.dataset, &update).await.map_err(|error| failed(&doing, &error))?;
+        Ok(())
     }
 
     async fn grow(
@@ -111,11 +126,8 @@ impl Inner {
         size: u64,
     ) -> Result<u64, Failure> {
         let block = owned.protocol.is_block();
-        let reserved = owned.metadata.requested_parameter(RESERVE) == Some("true");
         let update = DatasetUpdate {
             refquota: (!block).then_some(size),
-            // The reservation of a thick zvol follows by itself.
-            refreservation: (!block && reserved).then_some(size),
             volsize: block.then_some(size),
             // TrueNAS applies its 80 % rule to sparse zvols too.
             force_size: (block && owned.sparse).then_some(true),

@@ -26,6 +26,8 @@ pub(super) struct Owned {
     pub volblocksize: Option<u64>,
     /// A zvol without reservation.
     pub sparse: bool,
+    /// Bytes reserved for it.
+    pub refreservation: Option<u64>,
     /// It does not record its volume id yet.
     pub unstamped: bool,
 }
@@ -94,7 +96,7 @@ impl Inner {
             DatasetKind::Filesystem => dataset.refquota,
             DatasetKind::Volume => dataset.volsize,
         };
-        let (sparse, volblocksize) = (dataset.refreservation.is_none(), dataset.volblocksize);
+        let (refreservation, volblocksize) = (dataset.refreservation, dataset.volblocksize);
         let metadata = Metadata::from(dataset.user_properties);
         match judge(&volume.id, &volume.dataset, &metadata, self.cluster_id()) {
             Ownership::Ours => {}
@@ -134,7 +136,8 @@ impl Inner {
             protocol,
             capacity_bytes,
             volblocksize,
-            sparse,
+            sparse: refreservation.is_none(),
+            refreservation,
             unstamped,
         })))
     }

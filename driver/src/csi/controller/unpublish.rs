@@ -201,6 +201,7 @@ mod tests {
             capacity_bytes: 1,
             volblocksize: None,
             sparse: true,
+            refreservation: None,
             unstamped: false,
         }
     }

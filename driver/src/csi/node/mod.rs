@@ -10,6 +10,8 @@ mod request;
 mod stage;
 mod usage;
 
+use std::num::NonZeroU32;
+
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::node_server::Node;
 use tonic::{Request, Response, Status};
@@ -21,13 +23,20 @@ use crate::helper::{Helper, TimeLimit};
 #[derive(Clone, Debug)]
 pub struct Service {
     helper: Helper,
+    max_volumes: Option<NonZeroU32>,
 }
 
 impl Service {
     /// A service that works through `helper`.
     #[must_use]
     pub fn new(helper: Helper) -> Self {
-        Service { helper }
+        Service { helper, max_volumes: None }
+    }
+
+    /// The same for a host that may have so many volumes at once.
+    #[must_use]
+    pub fn with_max_volumes(self, max_volumes: Option<NonZeroU32>) -> Self {
+        Service { max_volumes, ..self }
     }
 }
 
@@ -132,7 +141,8 @@ impl Node for Service {
         info!(node_id, helper_version = host.version, helper_revision = host.revision, "node info");
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id,
-            max_volumes_per_node: 0,
+            // Zero is no limit (CSI 1.12, NodeGetInfoResponse).
+            max_volumes_per_node: self.max_volumes.map_or(0, |max| max.get().into()),
             accessible_topology: None,
         }))
     }
