@@ -94,10 +94,12 @@ pub struct ControllerArgs {
     /// What both subcommands take.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// The appliance, e.g. wss://nas.example/api/current; a port goes after the host
-    #[arg(long, env = "TNS_CSI_API_URL", value_name = "URL")]
-    pub api_url: Url,
-    /// File with the TrueNAS API key, in the form ID-SECRET
+    /// The appliance, e.g. wss://nas.example/api/current; a port goes after the host. For an HA pair several, the virtual
+    /// address first: tried in turn until one is the active controller
+    #[arg(long, env = "TNS_CSI_API_URL", value_name = "URL", value_delimiter = ',', required = true)]
+    pub api_url: Vec<Url>,
+    /// File with the TrueNAS API key, in the form ID-SECRET; a changed file is read at the next login, and ends the
+    /// refusal of the key before
     #[arg(long, env = "TNS_CSI_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: PathBuf,
     /// TrueNAS user that owns the API key; without it the default administrator and then the key alone are tried
@@ -214,12 +216,21 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_without_an_appliance_is_a_usage_error() {
+        let without = Cli::try_parse_from(["tns-csi", "controller", "--api-key-file=/etc/key"]).unwrap_err();
+        assert!(without.to_string().contains("--api-url"), "{without}");
+        let empty = ["tns-csi", "controller", "--api-key-file=/etc/key", "--api-url=wss://a,"];
+        assert_eq!(Cli::try_parse_from(empty).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
     fn the_controllers_flags_are_those_of_the_contract() {
         let cli = Cli::try_parse_from([
             "tns-csi",
             "controller",
             "--endpoint=unix:///run/csi.sock",
             "--api-url=wss://nas.example/api/current",
+            "--api-url=wss://nas-a.example,wss://nas-b.example",
             "--api-key-file=/etc/key",
             "--ca-file=/etc/ca",
             "--skip-tls-verify",
@@ -232,6 +243,8 @@ mod tests {
         ])
         .unwrap();
         let Command::Controller(controller) = cli.command else { panic!("not a controller") };
+        let hosts: Vec<_> = controller.api_url.iter().filter_map(Url::host_str).collect();
+        assert_eq!(hosts, ["nas.example", "nas-a.example", "nas-b.example"]);
         assert!(controller.skip_tls_verify && controller.allow_plaintext_loopback);
         assert_eq!(controller.common.log_format, LogFormat::Json);
     }

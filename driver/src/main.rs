@@ -75,12 +75,15 @@ async fn serve_node(args: NodeArgs, endpoint: UnixEndpoint) -> anyhow::Result<()
 
 async fn serve_controller(args: ControllerArgs, endpoint: UnixEndpoint) -> anyhow::Result<()> {
     let key = truenas::ApiKey::from_file(&args.api_key_file)?;
+    let mut urls = args.api_url.into_iter();
+    let first = urls.next().context("--api-url is missing")?;
     let client = truenas::Client::new(truenas::Options {
         user: args.api_user,
         ca_file: args.ca_file,
         skip_tls_verify: args.skip_tls_verify,
         allow_plaintext_loopback: args.allow_plaintext_loopback,
-        ..truenas::Options::new(args.api_url, key)
+        further_urls: urls.collect(),
+        ..truenas::Options::new(first, key)
     })?;
     let driver_name = args.common.driver_name.as_str().to_owned();
     let metrics = Arc::new(Metrics::new()?);

@@ -9,6 +9,7 @@ use crate::volume::failure::{Failure, Kind};
 pub fn failed(doing: &str, error: &CallError) -> Failure {
     let kind = match error {
         CallError::NotSent { why: NotSent::TooLarge { .. } | NotSent::Encoding, .. } => Kind::Internal,
+        CallError::NotSent { why: NotSent::Unsupported(_), .. } => Kind::Precondition,
         CallError::NotSent { .. } => Kind::Unavailable,
         CallError::OutcomeUnknown { .. } => Kind::OutcomeUnknown,
         CallError::Refused(refused) if refused.is_no_space() => Kind::NoSpace,

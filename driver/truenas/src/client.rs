@@ -24,9 +24,16 @@ use crate::tls;
 ///
 /// With [`Options::user`] the key is sent as that user's (`auth.login_ex`). Without it, the installation's default
 /// administrator is tried, and when that is refused, the key alone (`auth.login_with_api_key`, which needs no user);
-/// what worked is used from then on. A refusal ends it: the state becomes [`ConnectionState::LoginRefused`], calls
-/// fail at once, and the login is tried again only when the key file's content changed (looked at every 15 seconds
-/// while refused) or 10 minutes passed. TrueNAS allows 20 logins per minute and address; this client stays under 10.
+/// what worked is used from then on. A refusal ends it: the state becomes [`ConnectionState::LoginRefused`], and calls
+/// fail at once. A key that was refused is sent again only when its file changed (looked at every 15 seconds while
+/// refused); a refusal that is not about the key itself also ends after 10 minutes. TrueNAS allows 20 logins per minute
+/// and address; this client stays under 10.
+///
+/// # HA pairs
+///
+/// [`Options::further_urls`] are tried in turn, all of them before the first pause. A standby controller's REDIRECT is
+/// followed, over verified TLS only. After each login `failover.status` must be SINGLE or MASTER; any other controller is
+/// left at once, because what is written there is lost.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -59,13 +66,15 @@ impl Client {
     /// # Errors
     /// [`ConfigError`], before anything was sent.
     pub fn new(options: Options) -> Result<Self, ConfigError> {
-        let endpoint = Endpoint::from_options(&options)?;
-        let tls = if endpoint.tls { Some(tls::config(&options)?) } else { None };
-        let dial = session::Network { endpoint, tls, max_message: options.max_message };
+        let tls = Endpoint::all(&options)?.iter().any(|endpoint| endpoint.tls);
+        let tls = if tls { Some(tls::config(&options)?) } else { None };
+        let dial = session::Network { tls, max_message: options.max_message };
         Self::with_dial(options, Arc::new(dial))
     }
 
     pub(crate) fn with_dial(options: Options, dial: Arc<dyn Dial>) -> Result<Self, ConfigError> {
+        let endpoints = Endpoint::all(&options)?;
+        let route = session::Route::new(endpoints, !options.skip_tls_verify);
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
         let shared = Arc::new(Shared {
             state: watch::Sender::new(ConnectionState::Connecting { attempt: 1, last_failure: None }),
@@ -77,7 +86,7 @@ impl Client {
         // Every entry holds a slot of a lane, so the queue never fills.
         let (queue, receiver) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        runtime.spawn(session::run(Arc::clone(&shared), options, dial, receiver, stop.clone()));
+        runtime.spawn(session::run(Arc::clone(&shared), options, route, dial, receiver, stop.clone()));
         Ok(Self { inner: Arc::new(Inner { shared, queue, _end_session: stop.drop_guard() }) })
     }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::dialect::Unsupported;
 use crate::state::LoginRefusal;
 
 /// Why a call gave no result.
@@ -94,6 +95,9 @@ pub enum NotSent {
     /// The appliance's queue for jobs of this kind is full: it named another job instead of starting one.
     #[error("the appliance already has too many jobs of this kind waiting")]
     JobQueueFull,
+    /// The appliance's version has no such thing.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// The client is being dropped.
     #[error("the client is closed")]
     Closed,

@@ -15,7 +15,7 @@ use crate::counters::Outcome;
 use crate::error::{ApiError, CallError, NotSent, Unknown};
 use crate::frame::{self, EncodeError, JsonPlace, MAX_REQUEST};
 use crate::session::{Flight, Outgoing, Reply, jittered};
-use crate::state::{ConnectionState, LoginRefusal};
+use crate::state::{ConnectionState, LoginRefusal, SessionInfo};
 
 /// First pause after "too many concurrent calls"; doubles up to [`BUSY_MAX`], each shortened at random.
 const BUSY_FIRST: Duration = Duration::from_millis(50);
@@ -133,6 +133,28 @@ where
         // Sent before the refusal: the answer channel tells what became of it.
         watch_refusal = false;
     }
+}
+
+/// The session's facts: at once while connected, else when a connection is there, until the deadline.
+pub(crate) async fn session(calls: &Calls, method: &'static str) -> Result<SessionInfo, CallError> {
+    let mut state = calls.client.shared().state.subscribe();
+    let mut refused = state.clone();
+    let not_sent = |why| CallError::NotSent { method, why };
+    let connected = async {
+        match state.wait_for(ConnectionState::is_connected).await.as_deref() {
+            Ok(ConnectionState::Connected(info)) => Ok(info.clone()),
+            _ => Err(NotSent::Closed),
+        }
+    };
+    let found = tokio::select! {
+        biased;
+        info = connected => info,
+        why = refusal(&mut refused) => Err(why),
+        () = sleep_until(calls.deadline) => {
+            Err(NotSent::NotConnected(calls.client.state().to_string()))
+        }
+    };
+    found.map_err(not_sent)
 }
 
 /// Waits for a slot until the deadline, or until the login is refused.

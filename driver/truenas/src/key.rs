@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -21,7 +22,11 @@ const MAX_KEY: usize = 1024;
 pub struct ApiKey {
     secret: SecretString,
     file: Option<PathBuf>,
+    stamp: Option<Stamp>,
 }
+
+/// Which file was read, and when it was written: device, inode, time of change in seconds and nanoseconds.
+type Stamp = (u64, u64, i64, i64);
 
 /// Why a key cannot be used. The value is never part of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +76,7 @@ impl ApiKey {
     /// # Errors
     /// [`KeyError`] when it is empty, spans lines, or is not `<digits>-<secret>`.
     pub fn new(text: &str) -> Result<Self, KeyError> {
-        Ok(Self { secret: checked(text, None)?, file: None })
+        Ok(Self { secret: checked(text, None)?, file: None, stamp: None })
     }
 
     /// Reads the key from `path` (one line; surrounding white space is removed).
@@ -80,7 +85,8 @@ impl ApiKey {
     /// [`KeyError`] when the file cannot be read or does not hold one well-formed key.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, KeyError> {
         let path = path.as_ref();
-        Ok(Self { secret: read(path)?, file: Some(path.to_owned()) })
+        let (secret, stamp) = read(path)?;
+        Ok(Self { secret, file: Some(path.to_owned()), stamp: Some(stamp) })
     }
 
     /// The value, for the login message only.
@@ -98,11 +104,26 @@ impl ApiKey {
     /// # Errors
     /// As [`ApiKey::from_file`]; the value held so far stays.
     pub(crate) fn reload(&mut self) -> Result<bool, KeyError> {
-        let Some(path) = &self.file else { return Ok(false) };
-        let fresh = read(path)?;
-        let changed = fresh.expose_secret() != self.secret.expose_secret();
+        self.look().map(|(value, _)| value)
+    }
+
+    /// Reads the file again. `Ok(true)` when it was replaced or written to since, also with the same value: somebody
+    /// meant something by that.
+    ///
+    /// # Errors
+    /// As [`ApiKey::from_file`]; the value held so far stays.
+    pub(crate) fn file_changed(&mut self) -> Result<bool, KeyError> {
+        self.look().map(|(value, file)| value || file)
+    }
+
+    /// Reads the file again: whether the value, and whether the file changed.
+    fn look(&mut self) -> Result<(bool, bool), KeyError> {
+        let Some(path) = &self.file else { return Ok((false, false)) };
+        let (fresh, stamp) = read(path)?;
+        let value = fresh.expose_secret() != self.secret.expose_secret();
+        let file = self.stamp.replace(stamp) != Some(stamp);
         self.secret = fresh;
-        Ok(changed)
+        Ok((value, file))
     }
 }
 
@@ -112,16 +133,18 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-fn read(path: &Path) -> Result<SecretString, KeyError> {
+fn read(path: &Path) -> Result<(SecretString, Stamp), KeyError> {
     let unreadable =
         |why: &dyn fmt::Display| KeyError::Unreadable { path: path.to_owned(), why: why.to_string() };
     // One allocation of the largest accepted size: a buffer that grows would leave copies of the key behind.
     let mut buffer = Zeroizing::new(Vec::with_capacity(4 * MAX_KEY + 1));
     let file = std::fs::File::open(path).map_err(|e| unreadable(&e))?;
+    let metadata = file.metadata().map_err(|e| unreadable(&e))?;
+    let stamp = (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
     file.take(4 * MAX_KEY as u64).read_to_end(&mut buffer).map_err(|e| unreadable(&e))?;
     let file = Some(path.to_owned());
     match std::str::from_utf8(&buffer) {
-        Ok(text) => checked(text, file),
+        Ok(text) => checked(text, file).map(|secret| (secret, stamp)),
         Err(_) => Err(KeyError::Malformed { file }),
     }
 }
@@ -180,6 +203,39 @@ mod tests {
     #[test]
     fn debug_is_redacted() {
         assert!(!format!("{:?}", ApiKey::new("7-hushhush").unwrap()).contains("hush"));
+    }
+
+    #[test]
+    fn a_secret_volume_that_swaps_its_links_is_noticed() {
+        // As kubelet's atomic writer does: key -> ..data/key, ..data -> ..<time>.
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (version, key) in [("..1", "1-old"), ("..2", "2-new")] {
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("key"), key).unwrap();
+        }
+        std::os::unix::fs::symlink("..1", at("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/key", at("key")).unwrap();
+        let mut key = ApiKey::from_file(at("key")).unwrap();
+        assert_eq!(key.file_changed(), Ok(false));
+        std::os::unix::fs::symlink("..2", at("..data_tmp")).unwrap();
+        std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        assert_eq!((key.file_changed(), key.expose()), (Ok(true), "2-new"));
+        assert_eq!(key.file_changed(), Ok(false));
+    }
+
+    #[test]
+    fn a_file_written_again_counts_as_changed_even_with_the_same_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "1-same").unwrap();
+        let mut key = ApiKey::from_file(&path).unwrap();
+        std::fs::write(dir.path().join("fresh"), "1-same").unwrap();
+        std::fs::rename(dir.path().join("fresh"), &path).unwrap();
+        assert_eq!((key.reload(), key.file_changed()), (Ok(false), Ok(false)), "one look takes note of it");
+        std::fs::write(dir.path().join("fresh"), "1-same").unwrap();
+        std::fs::rename(dir.path().join("fresh"), &path).unwrap();
+        assert_eq!(key.file_changed(), Ok(true));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod tls;
 pub use calls::Calls;
 pub use client::Client;
 pub use counters::{BUCKETS, Counters, Durations, MethodCounters, Outcome};
+pub use dialect::{Feature, Features, ServiceVerbs, SmbShape, SnapshotMethods, Unsupported};
 pub use error::{ApiError, CallError, FieldError, NotSent, Unknown};
 pub use frame::MAX_REQUEST;
 pub use key::{ApiKey, KeyError};

@@ -13,6 +13,9 @@ use crate::key::ApiKey;
 pub struct Options {
     /// `wss://host[:port]/api/current`, or a versioned endpoint (`/api/v25.10.5`). An empty path means `/api/current`.
     pub url: Url,
+    /// Further addresses of the same appliance, tried in turn when one does not lead to the active controller of an HA
+    /// pair. The virtual address belongs first.
+    pub further_urls: Vec<Url>,
     /// The API key.
     pub api_key: ApiKey,
     /// The key's owner. Without it the login tries the default administrator, then the key alone (see [`Client`]).
@@ -51,6 +54,7 @@ impl fmt::Debug for Options {
         // Of the URL only what cannot be a credential: it may not have been checked yet.
         f.debug_struct("Options")
             .field("host", &self.url.host_str())
+            .field("further_hosts", &self.further_urls.iter().map(Url::host_str).collect::<Vec<_>>())
             .field("api_key", &self.api_key)
             .field("user", &self.user)
             .field("ca_file", &self.ca_file)
@@ -66,6 +70,7 @@ impl Options {
     pub fn new(url: Url, api_key: ApiKey) -> Self {
         Self {
             url,
+            further_urls: Vec::new(),
             api_key,
             user: None,
             ca_file: None,
@@ -125,8 +130,19 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn from_options(options: &Options) -> Result<Self, ConfigError> {
-        let mut url = options.url.clone();
+    /// The addresses in the order of preference; at least one.
+    pub(crate) fn all(options: &Options) -> Result<Vec<Self>, ConfigError> {
+        if options.user.as_ref().is_some_and(|u| u.is_empty() || u.len() > 1024) {
+            return Err(ConfigError::User);
+        }
+        std::iter::once(&options.url)
+            .chain(&options.further_urls)
+            .map(|url| Self::new(url, options))
+            .collect()
+    }
+
+    fn new(url: &Url, options: &Options) -> Result<Self, ConfigError> {
+        let mut url = url.clone();
         let tls = match url.scheme() {
             "wss" => true,
             "ws" if options.allow_plaintext_loopback && is_loopback(&url) => false,
@@ -138,15 +154,33 @@ impl Endpoint {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(ConfigError::Url { part: "must not contain a query or a fragment" });
         }
-        if options.user.as_ref().is_some_and(|u| u.is_empty() || u.len() > 1024) {
-            return Err(ConfigError::User);
-        }
         if url.path().is_empty() || url.path() == "/" {
             url.set_path("/api/current");
         }
         let host = url.host().map(|h| h.to_owned()).ok_or(ConfigError::Url { part: "names no host" })?;
         let port = url.port_or_known_default().ok_or(ConfigError::Url { part: "names no port" })?;
         Ok(Self { host, port, tls, url: url.into() })
+    }
+
+    /// The address to which this one redirects by `text`: a URL, or a host with or without port. The path stays ours.
+    /// None for anything that is not reached over TLS, and for what an appliance would not name.
+    pub(crate) fn redirected(&self, text: &str) -> Option<Self> {
+        if !self.tls || text.len() > 1024 {
+            return None;
+        }
+        let (bare, full) =
+            if text.contains("://") { (false, text.to_owned()) } else { (true, format!("wss://{text}")) };
+        let named = Url::parse(&full).ok()?;
+        let credentials = !named.username().is_empty() || named.password().is_some();
+        if !matches!(named.scheme(), "wss" | "https") || credentials {
+            return None;
+        }
+        let mut url = Url::parse(&self.url).ok()?;
+        url.set_host(Some(named.host_str()?)).ok()?;
+        url.set_port(if bare { named.port().or(Some(self.port)) } else { named.port() }).ok()?;
+        let host = url.host().map(|h| h.to_owned())?;
+        let port = url.port_or_known_default()?;
+        Some(Self { host, port, tls: true, url: url.into() })
     }
 }
 
@@ -166,7 +200,7 @@ mod tests {
     fn endpoint(url: &str, plaintext: bool) -> Result<Endpoint, ConfigError> {
         let mut options = Options::new(Url::parse(url).unwrap(), ApiKey::new("1-a").unwrap());
         options.allow_plaintext_loopback = plaintext;
-        Endpoint::from_options(&options)
+        Endpoint::all(&options).map(|mut all| all.remove(0))
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tokio::time::Instant;
 
+use crate::dialect::Features;
 use crate::key::KeyError;
 
 /// The connection's state; [`Client::watch`](crate::Client::watch) tells every change.
@@ -18,7 +19,8 @@ pub enum ConnectionState {
     },
     /// Logged in; calls are sent.
     Connected(SessionInfo),
-    /// The appliance refused the key. Calls fail at once. Tried again when the key file changes, or after 10 minutes.
+    /// The appliance refused the key. Calls fail at once. Tried again when the key file changes; after 10 minutes too,
+    /// where the refusal is not about the key itself.
     LoginRefused {
         /// The reason.
         why: LoginRefusal,
@@ -68,6 +70,8 @@ pub struct SessionInfo {
     pub number: u64,
     /// The appliance's version (`system.version`).
     pub version: SystemVersion,
+    /// What an appliance of that version can do.
+    pub features: Features,
     /// How this connection answers job methods.
     pub jobs: JobReplies,
     /// When the login succeeded.
@@ -111,6 +115,12 @@ impl SystemVersion {
         }
         version
     }
+
+    /// Whether the text had a number to be read.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        (self.major, self.minor) != (0, 0)
+    }
 }
 
 impl fmt::Display for SystemVersion {
@@ -152,12 +162,33 @@ pub enum LoginRefusal {
     /// The authenticator assurance level forbids API keys (EOPNOTSUPP).
     #[error("the appliance's security level (STIG) does not allow API keys")]
     NotAllowed,
+    /// The appliance's version is older than anything this driver knows.
+    #[error(
+        "the appliance runs TrueNAS {0}, and 25.04 is the oldest version that this driver works with: upgrade the \
+         appliance"
+    )]
+    TooOld(SystemVersion),
     /// The key file cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// An answer this client does not know.
     #[error("TrueNAS answered the login with {0}, which this driver does not know")]
     Unexpected(String),
+}
+
+impl LoginRefusal {
+    /// Whether only another key can help. The others depend on the account or the appliance, which somebody may change.
+    #[must_use]
+    pub fn is_about_key(&self) -> bool {
+        match self {
+            Self::WrongKey { .. } | Self::WrongKeyOrUser | Self::Expired | Self::Key(_) => true,
+            Self::OneTimePassword
+            | Self::Denied
+            | Self::NotAllowed
+            | Self::TooOld(_)
+            | Self::Unexpected(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ async fn appliance(stream: impl AsyncRead + AsyncWrite + Unpin) {
             "core.set_options" => json!({"legacy_jobs": true}),
             "auth.login_ex" => json!({"response_type": "SUCCESS"}),
             "system.version" => json!("25.10.5"),
+            "failover.status" => json!("SINGLE"),
             "core.ping" => json!("pong"),
             other => panic!("{other}"),
         };

@@ -79,9 +79,12 @@ impl Export for Nvmeof {
 
     async fn check(appliance: &Appliance, calls: &Calls, parameters: &Parameters) -> Result<(), Failure> {
         let port = parameters.port.unwrap_or_else(|| Protocol::Nvmeof.default_port());
-        let found = appliance.nvmeof_port(calls, &parameters.server, port).await;
+        let found = async {
+            calls.require_nvmeof().await.or_failed("protocol nvmeof")?;
+            appliance.nvmeof_port(calls, &parameters.server, port).await
+        };
         // For a new volume the class is what is wrong.
-        found.map(|_| ()).map_err(|failure| match failure.kind {
+        found.await.map(|_| ()).map_err(|failure| match failure.kind {
             Kind::Precondition => Failure::invalid(failure.message),
             _ => failure,
         })
@@ -173,6 +176,7 @@ impl Export for Nvmeof {
         hosts: &[NodeIdentity],
     ) -> Result<Target, Failure> {
         let Granting { appliance, calls, volume, endpoint, .. } = context;
+        calls.require_nvmeof().await.or_failed(&format!("publishing {}", volume.id))?;
         let port = endpoint.port_or_default(Protocol::Nvmeof);
         found.port = appliance.nvmeof_port(calls, &endpoint.server, port).await?;
         if found.namespace.is_none() {

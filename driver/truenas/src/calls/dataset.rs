@@ -1,7 +1,7 @@
 //! Datasets and zvols: `pool.dataset.*`, and exact reads through `zfs.resource.query`.
 //!
 //! `pool.dataset.query` walks every dataset of every pool whatever the filter is, so one dataset is read with
-//! `zfs.resource.query`, which opens just that path.
+//! `zfs.resource.query`, which opens just that path. 25.04 does not have that method and pays for the walk.
 
 use std::collections::BTreeMap;
 
@@ -149,6 +149,11 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn datasets_read(&self, paths: &[&str]) -> Result<Vec<Dataset>, CallError> {
+        if !self.features().await?.exact_reads {
+            let named = [Filter::one_of("id", paths.iter().copied())];
+            let rows = self.datasets_query(&named, Query::default()).await?;
+            return Ok(rows.into_iter().filter(|d| paths.contains(&d.name.as_str())).collect());
+        }
         let request = json!({
             "paths": paths, "properties": READ, "get_user_properties": true,
             "get_source": false, "nest_results": false, "get_children": false,
@@ -162,13 +167,18 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn dataset_read_tree(&self, path: &str) -> Result<Vec<Dataset>, CallError> {
+        let inside =
+            |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if !self.features().await?.exact_reads {
+            // Also what only begins alike; the name is looked at here.
+            let rows = self.datasets_query(&[Filter::starts_with("id", path)], Query::default()).await?;
+            return Ok(rows.into_iter().filter(|d| inside(&d.name)).collect());
+        }
         let request = json!({
             "paths": [path], "properties": READ, "get_user_properties": true,
             "get_source": false, "nest_results": false, "get_children": true,
         });
         let rows: Vec<Resource> = self.call("zfs.resource.query", &(request,)).await?;
-        let inside =
-            |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         Ok(rows.into_iter().filter(|r| inside(&r.name)).map(Into::into).collect())
     }
 

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::Client;
+use crate::dialect::{Features, require_nvmeof};
 use crate::error::CallError;
 use crate::lane::Lane;
 use crate::{exchange, jobs};
@@ -83,6 +84,25 @@ impl Calls {
         R: DeserializeOwned,
     {
         jobs::run(self, method, params).await
+    }
+
+    /// What the appliance can do; waits for the connection, and sends nothing.
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`] when there is no connection before the deadline.
+    pub async fn features(&self) -> Result<Features, CallError> {
+        exchange::session(self, "system.version").await.map(|session| session.features)
+    }
+
+    /// Checks that the appliance has NVMe-oF targets (TrueNAS 25.10 and later).
+    ///
+    /// # Errors
+    /// [`CallError::NotSent`] with [`NotSent::Unsupported`](crate::NotSent::Unsupported) when it has none, or without
+    /// connection before the deadline.
+    pub async fn require_nvmeof(&self) -> Result<(), CallError> {
+        const METHOD: &str = "nvmet";
+        let session = exchange::session(self, METHOD).await?;
+        require_nvmeof(&session.version).map_err(|e| CallError::NotSent { method: METHOD, why: e.into() })
     }
 
     /// The deadline of every call of this handle.

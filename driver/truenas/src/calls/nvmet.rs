@@ -1,9 +1,12 @@
 //! NVMe-oF targets: `nvmet.*` (25.10 and later).
 //!
+//! On an older appliance there is nothing to list, and creating anything says which version it takes.
+//!
 //! Requests refer to other objects by `*_id`, answers and filters nest them (`subsys.id`). Every change renders the
 //! whole target again at the appliance, so changes of several objects do not run faster side by side.
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
@@ -204,12 +207,34 @@ fn exposed<S: Serializer>(secret: &Option<&SecretString>, serializer: S) -> Resu
 type Deleted = Option<bool>;
 
 impl Calls {
+    /// A method that only an appliance with NVMe-oF has.
+    async fn nvmet<P, R>(&self, method: &'static str, params: &P) -> Result<R, CallError>
+    where
+        P: Serialize + Sync,
+        R: DeserializeOwned,
+    {
+        self.require_nvmeof().await?;
+        self.call(method, params).await
+    }
+
+    /// A list: an appliance without NVMe-oF has nothing to show.
+    async fn nvmet_rows<P, R>(&self, method: &'static str, params: &P) -> Result<Vec<R>, CallError>
+    where
+        P: Serialize + Sync,
+        R: DeserializeOwned,
+    {
+        if !self.features().await?.nvmeof {
+            return Ok(Vec::new());
+        }
+        self.call(method, params).await
+    }
+
     /// Reads the global settings.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_global_config(&self) -> Result<NvmetGlobalConfig, CallError> {
-        self.call("nvmet.global.config", &NO_PARAMS).await
+        self.nvmet("nvmet.global.config", &NO_PARAMS).await
     }
 
     /// Lists live controllers.
@@ -217,7 +242,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_sessions(&self, filters: &[Filter]) -> Result<Vec<NvmetSession>, CallError> {
-        self.call("nvmet.global.sessions", &(filters, Query::default())).await
+        self.nvmet_rows("nvmet.global.sessions", &(filters, Query::default())).await
     }
 
     /// Lists subsystems.
@@ -225,7 +250,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_subsys_query(&self, filters: &[Filter]) -> Result<Vec<NvmetSubsys>, CallError> {
-        self.call("nvmet.subsys.query", &(filters, Query::default())).await
+        self.nvmet_rows("nvmet.subsys.query", &(filters, Query::default())).await
     }
 
     /// Creates a subsystem that admits no host. `subnqn`: 11 to 223 characters; `None` lets the appliance derive it.
@@ -241,7 +266,7 @@ impl Calls {
         if let (Some(nqn), Some(fields)) = (subnqn, request.as_object_mut()) {
             fields.insert("subnqn".to_owned(), nqn.into());
         }
-        self.call("nvmet.subsys.create", &(request,)).await
+        self.nvmet("nvmet.subsys.create", &(request,)).await
     }
 
     /// Deletes a subsystem that has neither namespaces nor ports; its host grants go with it.
@@ -257,7 +282,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_namespace_query(&self, filters: &[Filter]) -> Result<Vec<NvmetNamespace>, CallError> {
-        self.call(
+        self.nvmet_rows(
             "nvmet.namespace.query",
             &(filters, Query::default().extra(NO_LOCK_STATE.0, NO_LOCK_STATE.1)),
         )
@@ -277,7 +302,7 @@ impl Calls {
         let path = zvol_path(dataset);
         let request =
             json!({"subsys_id": subsys_id, "device_type": "ZVOL", "device_path": path, "enabled": true});
-        self.call("nvmet.namespace.create", &(request,)).await
+        self.nvmet("nvmet.namespace.create", &(request,)).await
     }
 
     /// Enables or disables a namespace.
@@ -285,7 +310,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`]; a missing one is [`CallError::is_not_found`].
     pub async fn nvmet_namespace_enable(&self, id: i64, enabled: bool) -> Result<NvmetNamespace, CallError> {
-        self.call("nvmet.namespace.update", &(id, json!({"enabled": enabled}))).await
+        self.nvmet("nvmet.namespace.update", &(id, json!({"enabled": enabled}))).await
     }
 
     /// Deletes a namespace at once, in use or not. The zvol stays.
@@ -301,7 +326,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_host_query(&self, filters: &[Filter]) -> Result<Vec<NvmetHost>, CallError> {
-        self.call("nvmet.host.query", &(filters, Query::default().select(&["id", "hostnqn"]))).await
+        self.nvmet_rows("nvmet.host.query", &(filters, Query::default().select(&["id", "hostnqn"]))).await
     }
 
     /// Creates a host.
@@ -311,7 +336,7 @@ impl Calls {
     pub async fn nvmet_host_create(&self, hostnqn: &str, keys: &DhChapKeys) -> Result<NvmetHost, CallError> {
         let request =
             HostCreate { hostnqn, dhchap_key: keys.host.as_ref(), dhchap_ctrl_key: keys.controller.as_ref() };
-        self.call("nvmet.host.create", &(request,)).await
+        self.nvmet("nvmet.host.create", &(request,)).await
     }
 
     /// Deletes a host that has no grants.
@@ -330,7 +355,7 @@ impl Calls {
         &self,
         filters: &[Filter],
     ) -> Result<Vec<NvmetHostSubsys>, CallError> {
-        self.call("nvmet.host_subsys.query", &(filters, Query::default())).await
+        self.nvmet_rows("nvmet.host_subsys.query", &(filters, Query::default())).await
     }
 
     /// Grants a subsystem to a host.
@@ -342,7 +367,7 @@ impl Calls {
         host_id: i64,
         subsys_id: i64,
     ) -> Result<NvmetHostSubsys, CallError> {
-        self.call("nvmet.host_subsys.create", &(json!({"host_id": host_id, "subsys_id": subsys_id}),)).await
+        self.nvmet("nvmet.host_subsys.create", &(json!({"host_id": host_id, "subsys_id": subsys_id}),)).await
     }
 
     /// Takes a grant back. A live controller goes on writing: only a dropped port link cuts it.
@@ -358,7 +383,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_port_query(&self, filters: &[Filter]) -> Result<Vec<NvmetPort>, CallError> {
-        self.call("nvmet.port.query", &(filters, Query::default())).await
+        self.nvmet_rows("nvmet.port.query", &(filters, Query::default())).await
     }
 
     /// Creates a port.
@@ -366,7 +391,7 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_port_create(&self, create: &NvmetPortCreate) -> Result<NvmetPort, CallError> {
-        self.call("nvmet.port.create", &(create,)).await
+        self.nvmet("nvmet.port.create", &(create,)).await
     }
 
     /// Deletes a port that exposes nothing.
@@ -385,7 +410,7 @@ impl Calls {
         &self,
         filters: &[Filter],
     ) -> Result<Vec<NvmetPortSubsys>, CallError> {
-        self.call("nvmet.port_subsys.query", &(filters, Query::default())).await
+        self.nvmet_rows("nvmet.port_subsys.query", &(filters, Query::default())).await
     }
 
     /// Exposes a subsystem through a port.
@@ -397,7 +422,7 @@ impl Calls {
         port_id: i64,
         subsys_id: i64,
     ) -> Result<NvmetPortSubsys, CallError> {
-        self.call("nvmet.port_subsys.create", &(json!({"port_id": port_id, "subsys_id": subsys_id}),)).await
+        self.nvmet("nvmet.port_subsys.create", &(json!({"port_id": port_id, "subsys_id": subsys_id}),)).await
     }
 
     /// Takes an exposure back, which cuts every controller connected through it.

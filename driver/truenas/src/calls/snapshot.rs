@@ -1,4 +1,4 @@
-//! Snapshots: `pool.snapshot.*` and their count.
+//! Snapshots: `pool.snapshot.*` (`zfs.snapshot.*` on 25.04) and their count.
 
 use serde::Deserialize;
 
@@ -33,8 +33,8 @@ impl Calls {
     pub async fn snapshots_of(&self, dataset: &str) -> Result<Vec<Snapshot>, CallError> {
         // One filter only: 26 joins several path filters by OR. Read again here, so that no neighbour slips in.
         let query = Query::default().select(&["id", "dataset", "snapshot_name"]);
-        let rows: Vec<Snapshot> =
-            self.call("pool.snapshot.query", &([Filter::eq("dataset", dataset)], query)).await?;
+        let method = self.features().await?.snapshots.query();
+        let rows: Vec<Snapshot> = self.call(method, &([Filter::eq("dataset", dataset)], query)).await?;
         Ok(rows.into_iter().filter(|s| s.dataset == dataset).collect())
     }
 }

@@ -33,12 +33,11 @@ pub(crate) type DialFuture<'a> = Pin<Box<dyn Future<Output = Result<Socket, Stri
 
 /// Makes connections to one appliance.
 pub(crate) trait Dial: Send + Sync {
-    fn dial(&self) -> DialFuture<'_>;
+    fn dial<'a>(&'a self, to: &'a Endpoint) -> DialFuture<'a>;
 }
 
 /// The real network.
 pub(crate) struct Network {
-    pub(crate) endpoint: Endpoint,
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) max_message: usize,
 }
@@ -53,14 +52,14 @@ pub(crate) fn websocket_config(max_message: usize) -> WebSocketConfig {
 }
 
 impl Dial for Network {
-    fn dial(&self) -> DialFuture<'_> {
-        Box::pin(self.connect())
+    fn dial<'a>(&'a self, to: &'a Endpoint) -> DialFuture<'a> {
+        Box::pin(self.connect(to))
     }
 }
 
 impl Network {
-    async fn connect(&self) -> Result<Socket, String> {
-        let Endpoint { host, port, url, .. } = &self.endpoint;
+    async fn connect(&self, to: &Endpoint) -> Result<Socket, String> {
+        let Endpoint { host, port, tls, url } = to;
         let address = match host {
             Host::Domain(name) => (name.clone(), *port),
             Host::Ipv4(ip) => (ip.to_string(), *port),
@@ -70,9 +69,10 @@ impl Network {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let stream: Box<dyn Io> = match &self.tls {
-            Some(config) => Box::new(self.encrypt(Arc::clone(config), stream).await?),
-            None => {
+        let stream: Box<dyn Io> = match (tls, &self.tls) {
+            (true, Some(config)) => Box::new(encrypt(host, Arc::clone(config), stream).await?),
+            (true, None) => return Err(format!("TLS with {host} was not set up")),
+            (false, _) => {
                 // The name was checked when the options were; what it resolved to is checked here.
                 let peer = stream.peer_addr().map_err(|e| format!("{host}:{port}: {e}"))?;
                 if !peer.ip().is_loopback() {
@@ -89,18 +89,21 @@ impl Network {
             Err(error) => Err(upgrade_problem(&error)),
         }
     }
+}
 
-    async fn encrypt(&self, config: Arc<ClientConfig>, stream: TcpStream) -> Result<impl Io + use<>, String> {
-        let host = &self.endpoint.host;
-        let name = match host {
-            Host::Domain(name) => {
-                ServerName::try_from(name.clone()).map_err(|_| format!("{name} is not a host name"))?
-            }
-            Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::V4(*ip)),
-            Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::V6(*ip)),
-        };
-        TlsConnector::from(config).connect(name, stream).await.map_err(|e| tls_problem(host, &e))
-    }
+async fn encrypt(
+    host: &Host<String>,
+    config: Arc<ClientConfig>,
+    stream: TcpStream,
+) -> Result<impl Io + use<>, String> {
+    let name = match host {
+        Host::Domain(name) => {
+            ServerName::try_from(name.clone()).map_err(|_| format!("{name} is not a host name"))?
+        }
+        Host::Ipv4(ip) => ServerName::from(std::net::IpAddr::V4(*ip)),
+        Host::Ipv6(ip) => ServerName::from(std::net::IpAddr::V6(*ip)),
+    };
+    TlsConnector::from(config).connect(name, stream).await.map_err(|e| tls_problem(host, &e))
 }
 
 fn tls_problem(host: &Host<String>, error: &io::Error) -> String {

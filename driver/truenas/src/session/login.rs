@@ -15,7 +15,7 @@ use super::pump::{close_words, socket_words};
 use crate::calls::NO_PARAMS;
 use crate::client::Shared;
 use crate::counters::count;
-use crate::dialect::DEFAULT_USER;
+use crate::dialect::{self, DEFAULT_USER};
 use crate::error::ApiError;
 use crate::frame::{self, Incoming, JsonPlace, MAX_REQUEST_BEFORE_LOGIN};
 use crate::key::ApiKey;
@@ -36,6 +36,8 @@ pub(super) struct Welcome {
 pub(super) enum LoginError {
     Refused(LoginRefusal),
     RateLimited,
+    /// The standby controller of an HA pair, with the addresses of the active one.
+    Redirected(Vec<String>),
     Failed(String),
 }
 
@@ -107,7 +109,12 @@ impl Login {
         let mechanism = self.authenticate(shared, socket, key).await?;
         self.worked = Some(mechanism);
         let text: String = ask(shared, socket, "system.version", &NO_PARAMS).await?;
-        Ok(Welcome { version: SystemVersion::parse(&text), jobs })
+        let version = SystemVersion::parse(&text);
+        if dialect::is_too_old(&version) {
+            return Err(LoginError::Refused(LoginRefusal::TooOld(version)));
+        }
+        active_controller(shared, socket).await?;
+        Ok(Welcome { version, jobs })
     }
 
     async fn authenticate(
@@ -178,14 +185,9 @@ impl Login {
             "EXPIRED" => refused(LoginRefusal::Expired),
             "OTP_REQUIRED" => refused(LoginRefusal::OneTimePassword),
             "DENIED" => refused(LoginRefusal::Denied),
-            "REDIRECT" => Err(LoginError::Failed(format!(
-                "this is the standby controller of an HA pair; use the virtual address (the active one: {})",
-                answer.urls.join(", ")
-            ))),
+            "REDIRECT" => Err(LoginError::Redirected(answer.urls)),
             // Nothing that could be part of what was sent is repeated.
-            other if other.len() <= 40 && other.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') => {
-                refused(LoginRefusal::Unexpected(other.to_owned()))
-            }
+            other if is_word(other) => refused(LoginRefusal::Unexpected(other.to_owned())),
             _ => refused(LoginRefusal::Unexpected("an unknown verdict".to_owned())),
         }
     }
@@ -218,6 +220,38 @@ fn no_answer(error: AskError) -> Result<Verdict, LoginError> {
             Ok(Verdict::Refused(LoginRefusal::Unexpected("a validation error".to_owned())))
         }
         other => Err(other.into()),
+    }
+}
+
+/// Whether a text is a name of the API and nothing else.
+fn is_word(text: &str) -> bool {
+    (1..=40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+}
+
+/// Checks that this is not the passive controller of an HA pair: a login may succeed there when its peer does not answer
+/// it, although it has no pools and what is written to its database is lost.
+async fn active_controller(shared: &Shared, socket: &mut Socket) -> Result<(), LoginError> {
+    let failed = |why: String| Err(LoginError::Failed(why));
+    match ask::<_, String>(shared, socket, "failover.status", &NO_PARAMS).await {
+        Ok(status) if matches!(status.as_str(), "SINGLE" | "MASTER") => Ok(()),
+        Ok(status) => {
+            let status = if is_word(&status) { status.as_str() } else { "unknown" };
+            failed(format!("this controller of the HA pair is not the active one (failover status {status})"))
+        }
+        Err(AskError::Api(e)) if e.is_method_missing() => Ok(()),
+        // Whether there is a pair at all may be asked without a role.
+        Err(AskError::Api(e)) if e.is_not_authorized() => {
+            match ask::<_, bool>(shared, socket, "failover.licensed", &NO_PARAMS).await {
+                Ok(false) => Ok(()),
+                Ok(true) => failed(
+                    "this is an HA pair, and the API key's owner may not see which controller is active: give it the \
+                     role FAILOVER_READ"
+                        .to_owned(),
+                ),
+                Err(error) => Err(error.into()),
+            }
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -80,14 +80,12 @@ async fn without_a_user_the_key_alone_is_tried_once_and_remembered_when_it_works
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_login_is_not_repeated_for_ten_minutes() {
+async fn a_refused_account_is_not_tried_for_ten_minutes() {
     let mut site = Site::new();
     let client = site.client();
     let mut peer = site.peer().await;
-    verdict(&mut peer, "AUTH_ERR").await;
-    let login = peer.expect("auth.login_with_api_key").await;
-    peer.answer(&login, json!(false));
-    assert_eq!(refusal(&client).await, LoginRefusal::WrongKeyOrUser);
+    verdict(&mut peer, "DENIED").await;
+    assert_eq!(refusal(&client).await, LoginRefusal::Denied);
     let refused_at = Instant::now();
     let started = Instant::now();
     let error = calls(&client, Lane::Fence, 60).ping().await.unwrap_err();
@@ -100,6 +98,79 @@ async fn a_refused_login_is_not_repeated_for_ten_minutes() {
     peer.log_in().await;
     until(&client, ConnectionState::is_connected).await;
     assert_eq!(client.counters().logins_refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_is_not_sent_again_while_its_file_stays_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "1-old").unwrap();
+    for key in [ApiKey::from_file(&file).unwrap(), ApiKey::new("1-old").unwrap()] {
+        let mut site = Site::new();
+        let mut options = options();
+        let from_file = format!("{key:?}").contains("file: Some");
+        (options.api_key, options.user) = (key, Some("csi".into()));
+        let client = site.client_with(options);
+        let mut peer = site.peer().await;
+        verdict(&mut peer, "AUTH_ERR").await;
+        assert_eq!(refusal(&client).await, LoginRefusal::WrongKey { user: "csi".into() });
+        site.dial_times();
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+        assert!(site.dial_times().is_empty());
+        if from_file {
+            // Written again on purpose, with the same key: the appliance was set right.
+            std::fs::write(dir.path().join("again"), "1-old").unwrap();
+            std::fs::rename(dir.path().join("again"), &file).unwrap();
+            let _peer = site.session().await;
+            until(&client, ConnectionState::is_connected).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_changed_while_it_was_being_refused_is_tried_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "1-old").unwrap();
+    let mut site = Site::new();
+    let mut options = options();
+    options.api_key = ApiKey::from_file(&file).unwrap();
+    let _client = site.client_with(options);
+    let mut peer = site.peer().await;
+    peer.options().await;
+    let login = peer.expect("auth.login_ex").await;
+    std::fs::write(&file, "2-new").unwrap();
+    let refused_at = Instant::now();
+    peer.answer(&login, json!({"response_type": "EXPIRED"}));
+    let mut peer = site.peer().await;
+    assert!(refused_at.elapsed() < Duration::from_secs(1), "{:?}", refused_at.elapsed());
+    peer.options().await;
+    assert_eq!(peer.expect("auth.login_ex").await.params[0]["api_key"], "2-new");
+}
+
+/// A Secret that flaps must not lock the address out.
+#[tokio::test(start_paused = true)]
+async fn a_key_file_that_changes_all_the_time_is_no_login_storm() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "1-a").unwrap();
+    let mut site = Site::new();
+    let mut options = options();
+    (options.api_key, options.user) = (ApiKey::from_file(&file).unwrap(), Some("csi".into()));
+    let _client = site.client_with(options);
+    let mut logins = Vec::new();
+    for round in 0..40 {
+        let mut peer = site.peer().await;
+        peer.options().await;
+        let login = peer.expect("auth.login_ex").await;
+        logins.push(Instant::now());
+        std::fs::write(&file, format!("1-b{round}")).unwrap();
+        peer.answer(&login, json!({"response_type": "AUTH_ERR"}));
+    }
+    for (n, at) in logins.iter().enumerate() {
+        let minute = logins.iter().skip(n).filter(|t| t.duration_since(*at) < Duration::from_secs(60));
+        assert!(minute.count() <= 10);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -169,14 +240,20 @@ async fn a_new_key_of_another_owner_is_tried_alone_too() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_refusal_what_worked_before_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "1-old").unwrap();
     let mut site = Site::new();
-    let client = site.client();
+    let mut options = options();
+    options.api_key = ApiKey::from_file(&file).unwrap();
+    let client = site.client_with(options);
     let peer = site.session().await;
     until(&client, ConnectionState::is_connected).await;
     peer.cut();
     let mut peer = site.peer().await;
     verdict(&mut peer, "AUTH_ERR").await;
     assert_eq!(refusal(&client).await, LoginRefusal::WrongKey { user: "truenas_admin".into() });
+    std::fs::write(&file, "2-new").unwrap();
     let mut peer = site.peer().await;
     verdict(&mut peer, "AUTH_ERR").await;
     peer.expect("auth.login_with_api_key").await;
@@ -211,20 +288,6 @@ async fn a_security_level_without_keys_is_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_controller_is_tried_again_because_it_may_take_over() {
-    let mut site = Site::new();
-    let client = site.client();
-    let mut peer = site.peer().await;
-    peer.options().await;
-    let login = peer.expect("auth.login_ex").await;
-    peer.answer(&login, json!({"response_type": "REDIRECT", "urls": ["https://nas-b.test"]}));
-    let state = until(&client, |s| matches!(s, ConnectionState::Unreachable { .. })).await;
-    assert!(state.to_string().contains("standby") && state.to_string().contains("nas-b.test"), "{state}");
-    let _peer = site.session().await;
-    until(&client, ConnectionState::is_connected).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_rate_limited_login_pauses_for_a_minute() {
     let mut site = Site::new();
     let client = site.client();
@@ -249,6 +312,7 @@ async fn an_appliance_without_options_gives_job_ids() {
     peer.answer(&login, json!({"response_type": "SUCCESS"}));
     let version = peer.expect("system.version").await;
     peer.answer(&version, json!("TrueNAS-SCALE-25.04.2.6"));
+    peer.failover("SINGLE").await;
     let ConnectionState::Connected(info) = until(&client, ConnectionState::is_connected).await else {
         panic!()
     };

@@ -3,9 +3,11 @@
 //! It speaks over in-memory pipes, so that tests run on paused time. It answers pings by itself unless muted.
 
 mod calls;
+mod ha;
 mod jobs;
 mod login;
 mod session;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +23,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use crate::options::Endpoint;
 use crate::session::{Dial, DialFuture, Io, websocket_config};
 use crate::state::ConnectionState;
 use crate::{ApiKey, Calls, Client, Lane, Options};
@@ -33,7 +36,7 @@ pub(super) const MAX_MESSAGE: usize = 256 << 10;
 /// Where the client under test dials.
 pub(super) struct Appliance {
     connections: mpsc::UnboundedSender<Peer>,
-    dials: mpsc::UnboundedSender<Instant>,
+    dials: mpsc::UnboundedSender<(Instant, String)>,
     /// Dials that fail before one succeeds.
     pub(super) unreachable: AtomicU32,
 }
@@ -42,7 +45,7 @@ pub(super) struct Appliance {
 pub(super) struct Site {
     pub(super) appliance: Arc<Appliance>,
     peers: mpsc::UnboundedReceiver<Peer>,
-    dials: mpsc::UnboundedReceiver<Instant>,
+    dials: mpsc::UnboundedReceiver<(Instant, String)>,
 }
 
 impl Site {
@@ -76,6 +79,11 @@ impl Site {
 
     /// Times of the dials so far.
     pub(super) fn dial_times(&mut self) -> Vec<Instant> {
+        self.dialled().into_iter().map(|(at, _)| at).collect()
+    }
+
+    /// Times and hosts of the dials so far.
+    pub(super) fn dialled(&mut self) -> Vec<(Instant, String)> {
         std::iter::from_fn(|| self.dials.try_recv().ok()).collect()
     }
 }
@@ -106,9 +114,9 @@ pub(super) async fn settle() {
 }
 
 impl Dial for Appliance {
-    fn dial(&self) -> DialFuture<'_> {
+    fn dial<'a>(&'a self, to: &'a Endpoint) -> DialFuture<'a> {
         Box::pin(async {
-            self.dials.send(Instant::now()).unwrap();
+            self.dials.send((Instant::now(), to.host.to_string())).unwrap();
             let fails =
                 self.unreachable.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
             if fails.is_ok() {
@@ -243,6 +251,13 @@ impl Peer {
     pub(super) async fn version(&mut self) {
         let version = self.expect("system.version").await;
         self.answer(&version, json!("25.10.5"));
+        self.failover("SINGLE").await;
+    }
+
+    /// The last question of a login.
+    pub(super) async fn failover(&mut self, status: &str) {
+        let call = self.expect("failover.status").await;
+        self.answer(&call, json!(status));
     }
 }
 
