@@ -1,11 +1,13 @@
 //! The two APIs of the product: CSI (`csi.v1`, from the orchestrator) and the node-helper's own
-//! (`tns_csi.helper.v1`, from the node agent), with the names that both sides of the latter derive.
+//! (`tns_csi.helper.v1`, from the node agent), with the names that both sides of the latter derive and the sealing of secrets
+//! between them.
 //!
 //! Maps are `BTreeMap`s, so that logs and fingerprints have one order. The Debug form of every message is safe to
 //! log: secrets show as `[redacted]`.
 
 pub mod identity;
 mod redacted;
+pub mod sealed;
 
 /// Revision of the node-helper API in this tree: raised by one with every field or verb that is added.
 pub const HELPER_REVISION: u32 = 1;
