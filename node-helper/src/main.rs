@@ -17,7 +17,7 @@ use node_helper::cli::{Cli, LogFormat};
 use node_helper::config::Config;
 use node_helper::device::{Devices, Events, HostRoot, Iqn, Nqn};
 use node_helper::filesystem::Filesystems;
-use node_helper::host::{Host, identity, kernel};
+use node_helper::host::{Host, identity, kernel, sealing};
 use node_helper::ledger::Ledger;
 use node_helper::paths::{KubeletRoot, Layout};
 use node_helper::sandbox::{capabilities, namespaces, peer::AllowedPeers};
@@ -103,6 +103,7 @@ impl Settled {
             .with_context(|| format!("opening kubelet root {}", cli.kubelet_root.display()))?;
         let ledger = Ledger::open(&cli.state_dir)?;
         let uuid = identity::load(&cli.state_dir, Path::new("/etc/machine-id"))?;
+        let sealing = Arc::new(sealing::load(&cli.state_dir, &uuid)?);
         let tools = Tools::find(&config.tools.directories);
         for tool in tools.missing() {
             tracing::info!(tool = tool.name(), package = tool.package(), "a program is not installed");
@@ -117,6 +118,7 @@ impl Settled {
             host: Host {
                 node_name: cli.node_name.clone(),
                 uuid,
+                sealing,
                 kernel,
                 storage_networks: cli.storage_cidr.clone(),
             },

@@ -24,6 +24,8 @@ const MAX_HOST: usize = 253;
 const MAX_EXPORT: usize = 1024;
 /// Most portals of one target.
 const MAX_PORTALS: usize = 16;
+/// Most bytes of sealed keys.
+const MAX_SEALED: usize = 1024;
 /// TCP port of NFS 4 (RFC 8881, 2.9.1).
 const NFS_PORT: u16 = 2049;
 /// TCP port of NVMe over TCP (NVMe/TCP Transport 1.0, 3.1).
@@ -140,6 +142,8 @@ pub struct NvmeofSource {
     pub io_queues: Option<u16>,
     /// Entries per queue; `None` leaves the kernel's default.
     pub queue_size: Option<u16>,
+    /// DH-HMAC-CHAP keys, sealed to this host; empty when the subsystem asks for none.
+    pub sealed_dhchap: Vec<u8>,
 }
 
 /// Where a volume's data comes from.
@@ -208,8 +212,11 @@ fn parse_nfs(source: &api::NfsSource) -> Result<NfsSource, Failure> {
 }
 
 fn parse_nvmeof(source: &api::NvmeofSource) -> Result<NvmeofSource, Failure> {
-    if !source.sealed_dhchap.is_empty() {
-        return Err(Failure::unimplemented("DH-HMAC-CHAP is not built yet in this helper"));
+    if source.sealed_dhchap.len() > MAX_SEALED {
+        return Err(Failure::invalid(format!(
+            "source.nvmeof.sealed_dhchap has {} bytes; at most {MAX_SEALED} are allowed",
+            source.sealed_dhchap.len()
+        )));
     }
     if source.portals.is_empty() || source.portals.len() > MAX_PORTALS {
         return Err(Failure::invalid(format!(
@@ -246,6 +253,7 @@ fn parse_nvmeof(source: &api::NvmeofSource) -> Result<NvmeofSource, Failure> {
         nguid,
         io_queues: bounded(source.io_queues, 1, "source.nvmeof.io_queues")?,
         queue_size: bounded(source.queue_size, 16, "source.nvmeof.queue_size")?,
+        sealed_dhchap: source.sealed_dhchap.clone(),
     })
 }
 
@@ -325,6 +333,8 @@ mod tests {
         source.queue_size = 15;
         assert!(parse_nvmeof(&source).expect_err("too small").message.contains("queue_size"));
         source.queue_size = 128;
+        source.sealed_dhchap = vec![0; 1025];
+        assert!(parse_nvmeof(&source).expect_err("too much").message.contains("sealed_dhchap"));
         source.portals.clear();
         assert!(parse_nvmeof(&source).expect_err("no portal").message.contains("portals"));
     }

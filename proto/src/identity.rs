@@ -38,6 +38,14 @@ pub fn authenticated_prefix(host: &Uuid) -> String {
     format!("nqn.2026-01.io.tns-csi:dhchap:{}:", host.simple())
 }
 
+/// Whether an NQN is some host's [`authenticated_host_nqn`] for this volume.
+#[must_use]
+pub fn is_authenticated_host_of(nqn: &str, volume: &str) -> bool {
+    let host = nqn.strip_prefix("nqn.2026-01.io.tns-csi:dhchap:").and_then(|rest| rest.get(..32));
+    let host = host.and_then(|text| Uuid::try_parse(text).ok());
+    host.is_some_and(|host| nqn == authenticated_host_nqn(&host, volume))
+}
+
 /// The host's iSCSI initiator name (RFC 3721 `iqn.` form), used through an iface record of our own so that the
 /// host's `initiatorname.iscsi` stays untouched.
 #[must_use]
@@ -63,6 +71,8 @@ mod tests {
         let nqn = authenticated_host_nqn(&a, "tank/v");
         assert!(nqn.starts_with(&authenticated_prefix(&a)) && !nqn.starts_with(&authenticated_prefix(&b)));
         assert!(nqn.len() <= 223);
+        assert!(is_authenticated_host_of(&nqn, "tank/v") && !is_authenticated_host_of(&nqn, "tank/w"));
+        assert!(!is_authenticated_host_of(&host_nqn(&a), "tank/v"));
         assert_ne!(nqn, authenticated_host_nqn(&a, "tank/w"));
         assert_ne!(authenticated_host_id(&a, "tank/v"), authenticated_host_id(&b, "tank/v"));
         assert!(nqn.ends_with(&authenticated_host_id(&a, "tank/v").simple().to_string()));

@@ -3,6 +3,7 @@
 //! The rule it keeps: an appliance is a value and a volume knows which one is its own. Facts are read once and again
 //! when an answer says that they changed.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use crate::protocol::iscsi::portal::Facts;
 use crate::protocol::iscsi::recent::Recent;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::index::Index;
+use crate::volume::protocol::Protocol;
 
 /// One appliance.
 pub struct Appliance {
@@ -80,28 +82,28 @@ impl Appliance {
         }
     }
 
-    /// Id of the enabled NVMe-oF TCP port at `server`:`port`. A port that listens on every address serves any server,
+    /// The enabled NVMe-oF TCP port that is wanted. By address: a port that listens on every address serves any server,
     /// and one that is the only one with this number serves a server given by host name.
     ///
     /// # Errors
     /// FAILED_PRECONDITION when the appliance has no such port, saying which it has.
-    pub async fn nvmeof_port(&self, calls: &Calls, server: &str, port: u16) -> Result<i64, Failure> {
+    pub async fn nvmeof_port(&self, calls: &Calls, wanted: &WantedPort<'_>) -> Result<ServingPort, Failure> {
         let known = self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(id) = known.as_deref().and_then(|ports| matching_port(ports, server, port)) {
-            return Ok(id);
+        if let Some(port) = known.as_deref().and_then(|ports| matching_port(ports, wanted)) {
+            return Ok(port);
         }
         let ports: Arc<[NvmetPort]> =
             calls.nvmet_port_query(&[]).await.or_failed("reading NVMe-oF ports")?.into();
         *self.nvmeof_ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&ports));
-        matching_port(&ports, server, port).ok_or_else(|| {
+        matching_port(&ports, wanted).ok_or_else(|| {
             let found: Vec<String> = ports
                 .iter()
-                .map(|p| format!("{}:{}", p.addr_traddr, p.addr_trsvcid.unwrap_or_default()))
+                .map(|p| format!("{} at {}:{}", p.id, p.addr_traddr, p.addr_trsvcid.unwrap_or_default()))
                 .collect();
             let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
             Failure::precondition(format!(
-                "the appliance has no enabled NVMe-oF TCP port {server}:{port} (it has {found}); add it under \
-                 Sharing, NVMe-oF, Ports, or correct the parameters server and port"
+                "the appliance has no enabled NVMe-oF TCP port {wanted} (it has {found}); add it under Sharing, \
+                 NVMe-oF, Ports, or correct the parameters server, port and portID"
             ))
         })
     }
@@ -143,18 +145,54 @@ impl Appliance {
     }
 }
 
-fn matching_port(ports: &[NvmetPort], server: &str, port: u16) -> Option<i64> {
-    let usable = || {
-        ports
-            .iter()
-            .filter(|p| p.enabled && p.addr_trtype == NvmetTransport::Tcp && p.addr_trsvcid == Some(port))
-    };
+/// Which NVMe-oF port a class or a publish asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedPort<'a> {
+    /// The appliance's data address.
+    pub server: &'a str,
+    /// TCP port; none is the protocol's own, or that of the port with `id`.
+    pub number: Option<u16>,
+    /// The appliance's id of the port, when the class names it.
+    pub id: Option<i64>,
+}
+
+impl fmt::Display for WantedPort<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.id, self.number) {
+            (Some(id), None) => write!(f, "with id {id}"),
+            (Some(id), Some(number)) => write!(f, "with id {id} and TCP port {number}"),
+            (None, number) => {
+                write!(f, "{}:{}", self.server, number.unwrap_or(Protocol::Nvmeof.default_port()))
+            }
+        }
+    }
+}
+
+/// A port that serves a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServingPort {
+    /// The appliance's id.
+    pub id: i64,
+    /// Its TCP port.
+    pub number: u16,
+}
+
+fn matching_port(ports: &[NvmetPort], wanted: &WantedPort<'_>) -> Option<ServingPort> {
+    let serving = |p: &NvmetPort| Some(ServingPort { id: p.id, number: p.addr_trsvcid? });
+    let tcp = || ports.iter().filter(|p| p.enabled && p.addr_trtype == NvmetTransport::Tcp);
+    if let Some(id) = wanted.id {
+        let named = tcp().find(|p| p.id == id).and_then(serving);
+        return named.filter(|p| wanted.number.is_none_or(|number| number == p.number));
+    }
+    let server = wanted.server;
+    let port = wanted.number.unwrap_or(Protocol::Nvmeof.default_port());
+    let usable = || tcp().filter(|p| p.addr_trsvcid == Some(port));
     let address = |p: &NvmetPort| p.addr_traddr.parse::<IpAddr>().ok();
     let wanted = server.parse::<IpAddr>().ok();
     let exact = usable().find(|p| wanted.is_some() && address(p) == wanted);
     let wildcard = || usable().find(|p| address(p).is_some_and(|a| a.is_unspecified()));
     let only = || (wanted.is_none() && usable().count() == 1).then(|| usable().next()).flatten();
-    exact.or_else(wildcard).or_else(only).map(|p| p.id)
+    exact.or_else(wildcard).or_else(only).and_then(serving)
 }
 
 #[cfg(test)]
@@ -169,6 +207,23 @@ mod tests {
             addr_trsvcid: Some(number),
             enabled,
         }
+    }
+
+    fn matching_port(ports: &[NvmetPort], server: &str, number: u16) -> Option<i64> {
+        super::matching_port(ports, &WantedPort { server, number: Some(number), id: None }).map(|p| p.id)
+    }
+
+    #[test]
+    fn a_port_named_by_its_id_must_be_usable_and_agree() {
+        let ports =
+            [port(1, "192.0.2.10", 4420, true), port(2, "192.0.2.10", 4421, true), port(3, "::", 1, false)];
+        let by_id =
+            |id, number| super::matching_port(&ports, &WantedPort { server: "nas", number, id: Some(id) });
+        assert_eq!(by_id(2, None), Some(ServingPort { id: 2, number: 4421 }));
+        assert_eq!(by_id(2, Some(4421)), Some(ServingPort { id: 2, number: 4421 }));
+        assert_eq!(by_id(2, Some(4420)), None, "the class contradicts itself");
+        assert_eq!(by_id(3, None), None, "it is disabled");
+        assert_eq!(by_id(9, None), None);
     }
 
     #[test]

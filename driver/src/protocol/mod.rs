@@ -20,6 +20,7 @@ pub mod iscsi;
 pub mod nfs;
 pub mod nvmeof;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use tns_csi_proto::identity;
@@ -32,8 +33,9 @@ use crate::volume::chap::Chap;
 use crate::volume::context::Connection;
 use crate::volume::failure::Failure;
 use crate::volume::id::VolumeId;
-use crate::volume::metadata::{Metadata, NodeRecord};
+use crate::volume::metadata::{Metadata, NodeRecord, node_property, sealed_property};
 use crate::volume::name;
+use crate::volume::node_id::NodeId;
 use crate::volume::parameter::Parameters;
 use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
@@ -228,13 +230,19 @@ pub trait Export {
         recorded: &[NodeRecord],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// How a node reaches the volume.
+    /// What has to be recorded on the dataset beside the grants, as properties.
+    fn records(_found: &Self::Found) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// How `node` reaches the volume.
     ///
     /// # Errors
     /// What the export lacks.
     fn connection(
         context: &Granting<'_>,
         found: &Self::Found,
+        node: &NodeIdentity,
         content: Content,
     ) -> Result<Connection, Failure>;
 
@@ -258,6 +266,12 @@ pub trait Export {
 /// A node as the appliance will see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
+    /// Its host UUID.
+    pub host: Uuid,
+    /// X25519 key of its helper, to which secrets are sealed.
+    pub public_key: Option<[u8; 32]>,
+    /// Property of the dataset that holds what is sealed to it.
+    pub sealed_property: String,
     /// Its NVMe host NQN.
     pub host_nqn: String,
     /// Its iSCSI initiator name.
@@ -265,10 +279,16 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// The names that derive from a host's UUID.
+    /// The names that derive from a node's id.
     #[must_use]
-    pub fn of(host: Uuid) -> Self {
-        NodeIdentity { host_nqn: identity::host_nqn(&host), initiator: identity::initiator_name(&host) }
+    pub fn of(node: &NodeId) -> Self {
+        NodeIdentity {
+            host: node.host,
+            public_key: node.public_key,
+            sealed_property: sealed_property(&node_property(node)),
+            host_nqn: identity::host_nqn(&node.host),
+            initiator: identity::initiator_name(&node.host),
+        }
     }
 }
 

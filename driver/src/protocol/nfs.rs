@@ -246,7 +246,12 @@ impl Export for Nfs {
         Err(Failure::new(Kind::Busy, words))
     }
 
-    fn connection(context: &Granting<'_>, _: &Shares, _: Content) -> Result<Connection, Failure> {
+    fn connection(
+        context: &Granting<'_>,
+        _: &Shares,
+        _: &NodeIdentity,
+        _: Content,
+    ) -> Result<Connection, Failure> {
         let Granting { volume, endpoint, .. } = context;
         let portal = Portal::new(&endpoint.server, endpoint.port_or_default(Protocol::Nfs));
         Ok(Connection::Nfs { portal, export: volume.path() })

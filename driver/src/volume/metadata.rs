@@ -42,6 +42,8 @@ pub const ISCSI_IQN: &str = "tns-csi:iscsi_iqn";
 pub const CONTENT_SOURCE_TYPE: &str = "tns-csi:content_source_type";
 /// Prefix of the records of granted nodes; the hash of the node's name follows.
 pub const NODE_PREFIX: &str = "tns-csi:node.";
+/// Prefix of the sealed DH-HMAC-CHAP keys of granted nodes; the hash of the node's name follows.
+pub const SEALED_PREFIX: &str = "tns-csi:dhchap.";
 /// Prefix of the fingerprint of the create request, with its version.
 pub const REQUEST_PREFIX: &str = "tns-csi:request.v1.";
 
@@ -234,7 +236,7 @@ impl NodeRecord {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// NQN under which the node was let in.
+    /// NQN under which the node was let in without authentication.
     #[must_use]
     pub fn host_nqn(&self) -> String {
         tns_csi_proto::identity::host_nqn(&self.host)
@@ -245,6 +247,18 @@ impl NodeRecord {
     pub fn initiator(&self) -> String {
         tns_csi_proto::identity::initiator_name(&self.host)
     }
+
+    /// NQN under which the node was let in with authentication.
+    #[must_use]
+    pub fn authenticated_host_nqn(&self) -> String {
+        tns_csi_proto::identity::authenticated_host_nqn(&self.host, &self.volume)
+    }
+}
+
+/// The property that holds the sealed keys of the node whose grant is recorded under `node_property`.
+#[must_use]
+pub fn sealed_property(node_property: &str) -> String {
+    format!("{SEALED_PREFIX}{}", node_property.strip_prefix(NODE_PREFIX).unwrap_or(node_property))
 }
 
 /// The property under which grants to `node` are recorded.

@@ -15,6 +15,7 @@ mod interruption;
 mod iscsi;
 mod life;
 mod model;
+mod nvmeof;
 mod ownership;
 mod parameters;
 mod rig;

@@ -14,7 +14,8 @@ pub use iscsi::{
     SessionState, Tuning as IscsiTuning,
 };
 pub use nvme::{
-    Controller, ControllerState, Fabrics, FabricsDevice, Nvme, NvmeHost, NvmeTarget, OptionLine, Tuning,
+    Authentication, Controller, ControllerState, Fabrics, FabricsDevice, Nvme, NvmeHost, NvmeTarget,
+    OptionLine, Tuning,
 };
 
 use tokio::time::Instant;

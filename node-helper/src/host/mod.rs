@@ -3,10 +3,13 @@
 pub mod addresses;
 pub mod identity;
 pub mod kernel;
+pub mod sealing;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use tns_csi_proto::sealed::PrivateKey;
 use uuid::Uuid;
 
 /// The host as the appliance and the cluster know it.
@@ -16,6 +19,8 @@ pub struct Host {
     pub node_name: String,
     /// Random identity of this host.
     pub uuid: Uuid,
+    /// What is sealed for this host opens with it.
+    pub sealing: Arc<PrivateKey>,
     /// Kernel release as in uname(2).
     pub kernel: String,
     /// Networks of `--storage-cidr`.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::view::is_staging;
 use super::{Stage, StageAccess, Volumes};
-use crate::attach::{IscsiTarget, NvmeTarget, Target};
+use crate::attach::{Authentication, IscsiTarget, NvmeTarget, Target};
 use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
 use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
@@ -17,7 +17,7 @@ use crate::ledger::{Device, Formatting, Intent, Record};
 use crate::mount::attach::Removal;
 use crate::mount::{Detached, MountError, MountOptions};
 use crate::paths::Place;
-use crate::source::{Endpoint, Source};
+use crate::source::{Endpoint, Source, VolumeId};
 use crate::work;
 
 /// What a stage wants of a file system.
@@ -35,7 +35,7 @@ impl Volumes {
         place: Place,
         deadline: Instant,
     ) -> Result<&'static str, Failure> {
-        let target = self.target(&request.source, deadline).await?;
+        let target = self.target(&request.volume, &request.source, deadline).await?;
         let node = self.parts.attachments.attach(&target, deadline).await?.node;
         // Open until the volume is mounted: nothing that follows can end up on another device of the same number.
         let _pinned = self.parts.devices.pin(&node).await?;
@@ -85,7 +85,7 @@ impl Volumes {
     }
 
     /// What to attach for a block source.
-    async fn target(&self, source: &Source, deadline: Instant) -> Result<Target, Failure> {
+    async fn target(&self, volume: &VolumeId, source: &Source, deadline: Instant) -> Result<Target, Failure> {
         match source {
             Source::Nvmeof(nvmeof) => {
                 let portals = self.portals(&nvmeof.portals, deadline).await?;
@@ -95,7 +95,12 @@ impl Volumes {
                     nguid: nvmeof.nguid,
                 };
                 let (io_queues, queue_size) = (nvmeof.io_queues, nvmeof.queue_size);
-                Ok(Target::Nvme(NvmeTarget { portals, identity, io_queues, queue_size }))
+                let host = &self.parts.host;
+                let authentication = match nvmeof.sealed_dhchap.as_slice() {
+                    [] => None,
+                    sealed => Some(Authentication::open(&host.sealing, host.uuid, volume.as_str(), sealed)?),
+                };
+                Ok(Target::Nvme(NvmeTarget { portals, identity, io_queues, queue_size, authentication }))
             }
             Source::Iscsi(iscsi) => {
                 let portals = self.portals(&iscsi.portals, deadline).await?;

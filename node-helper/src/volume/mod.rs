@@ -232,7 +232,7 @@ impl Volumes {
             node_name: self.parts.host.node_name.clone(),
             host_uuid: self.parts.host.uuid.to_string(),
             storage_addresses: addresses.iter().map(ToString::to_string).collect(),
-            public_key: Vec::new(),
+            public_key: self.parts.host.sealing.public_key().to_vec(),
             kernel_release: self.parts.host.kernel.clone(),
             protocols,
             filesystems: self.parts.filesystems.available().iter().map(ToString::to_string).collect(),

@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tns_csi_proto::helper::v1 as api;
 use tns_csi_proto::helper::v1::node_helper_server::NodeHelper;
+use tns_csi_proto::sealed::PrivateKey;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
@@ -195,6 +196,11 @@ fn host_nqn() -> String {
     tns_csi_proto::identity::host_nqn(&HOST)
 }
 
+/// The key of the host under test, the same after each restart.
+pub(super) fn sealing() -> PrivateKey {
+    PrivateKey::from_bytes(&[7; 32])
+}
+
 /// The host under test, with the helper's service on it.
 pub(super) struct TestHost {
     directory: tempfile::TempDir,
@@ -237,6 +243,7 @@ impl TestHost {
             host: Host {
                 node_name: "n1".to_owned(),
                 uuid: HOST,
+                sealing: Arc::new(sealing()),
                 kernel: "6.12".to_owned(),
                 storage_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             },

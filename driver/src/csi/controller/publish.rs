@@ -52,6 +52,7 @@ pub(super) struct Grant {
 struct Accepted {
     index: usize,
     property: String,
+    node: NodeIdentity,
     grantee: Grantee,
     /// The record that it replaces, when the node's identity has changed since.
     replaces: Option<NodeRecord>,
@@ -201,7 +202,7 @@ impl Inner {
         volume: &Volume,
         grants: &[&Grant],
     ) -> Result<Granted, Failure> {
-        let hosts: Vec<NodeIdentity> = grants.iter().map(|g| NodeIdentity::of(g.node.host)).collect();
+        let hosts: Vec<NodeIdentity> = grants.iter().map(|g| NodeIdentity::of(&g.node)).collect();
         let (read, found) =
             tokio::join!(calls.dataset_read(&volume.dataset), E::find(appliance, calls, volume, &hosts));
         let read = read.or_failed(&format!("reading dataset {}", volume.dataset))?;
@@ -220,7 +221,7 @@ impl Inner {
                 Err(failure) => Some(failure),
             });
         }
-        let context = match accepted.first().and_then(|a| grants.get(a.index)) {
+        let mut contexts = match accepted.first().and_then(|a| grants.get(a.index)) {
             None => return Ok(Ok(outcomes.into_iter().map(|o| Err(o.unwrap_or_else(unanswered))).collect())),
             Some(first) => {
                 let endpoint = first.endpoint.clone().or_else(|| Endpoint::recorded(&owned.metadata));
@@ -242,14 +243,14 @@ impl Inner {
                 .await?
             }
         };
-        let outcome = |refused: Option<Failure>| match refused {
+        let outcome = |(index, refused): (usize, Option<Failure>)| match refused {
             Some(failure) => Err(failure),
-            None => Ok(Done::Published(context.clone())),
+            None => contexts.remove(&index).map(Done::Published).ok_or_else(unanswered),
         };
-        Ok(Ok(outcomes.into_iter().map(outcome).collect()))
+        Ok(Ok(outcomes.into_iter().enumerate().map(outcome).collect()))
     }
 
-    /// Lets the accepted nodes in and records them; gives the publish context.
+    /// Lets the accepted nodes in and records them; gives each one's publish context by the position of its grant.
     #[allow(clippy::too_many_arguments, reason = "everything that was read and decided about one volume")]
     async fn write_grants<E: Export>(
         &self,
@@ -261,10 +262,9 @@ impl Inner {
         accepted: &[Accepted],
         endpoint: &Endpoint,
         chap: Option<&Chap>,
-    ) -> Result<BTreeMap<String, String>, Failure> {
+    ) -> Result<BTreeMap<usize, BTreeMap<String, String>>, Failure> {
         let id = volume.id.to_string();
-        let hosts: Vec<NodeIdentity> =
-            accepted.iter().map(|a| NodeIdentity::of(a.grantee.record.host)).collect();
+        let hosts: Vec<NodeIdentity> = accepted.iter().map(|a| a.node.clone()).collect();
         let settings = ExportSettings::recorded(&owned.metadata)?;
         let context = Granting { appliance, calls, volume, endpoint, settings: &settings, chap };
         let present: Vec<NodeRecord> = owned
@@ -285,7 +285,7 @@ impl Inner {
             let again = E::find(appliance, calls, volume, &hosts).await?;
             found = E::prepare(&context, &owned.metadata, again, &hosts).await?;
         }
-        let record = record(calls, volume, owned, accepted);
+        let record = record(calls, volume, owned, accepted, E::records(&found));
         // The grant is sent before the record: whoever sees the record knows that the grant is on its way.
         let (granted, recorded) = tokio::join!(E::grant(&context, &found, &grantees, &present), record);
         let after = match (granted, recorded) {
@@ -293,25 +293,31 @@ impl Inner {
             (Err(failure), _) | (_, Err(failure)) => return Err(half_done(failure)),
         };
         if let Some(after) = after {
-            self.settle::<E>(appliance, calls, volume, owned, accepted, after).await.map_err(half_done)?;
+            let settled = self.settle::<E>(appliance, calls, volume, owned, &found, accepted, after);
+            settled.await.map_err(half_done)?;
         }
         let content = Content {
             capacity_bytes: owned.capacity_bytes,
             never_format: owned.metadata.has_foreign_content(),
         };
-        let connection = E::connection(&context, &found, content)?;
-        connection
-            .to_publish_context()
-            .map_err(|error| Failure::precondition(format!("volume {id}: {error}")))
+        let for_node = |a: &Accepted| {
+            let connection = E::connection(&context, &found, &a.node, content)?;
+            let written = connection.to_publish_context();
+            let written = written.map_err(|error| Failure::precondition(format!("volume {id}: {error}")))?;
+            Ok((a.index, written))
+        };
+        accepted.iter().map(for_node).collect()
     }
 
     /// Looks at the records after ours was written: another controller process may have granted at the same time.
+    #[allow(clippy::too_many_arguments, reason = "everything that was read and decided about one volume")]
     async fn settle<E: Export>(
         &self,
         appliance: &Appliance,
         calls: &Calls,
         volume: &Volume,
         owned: &Owned,
+        found: &E::Found,
         accepted: &[Accepted],
         after: Dataset,
     ) -> Result<(), Failure> {
@@ -336,7 +342,9 @@ impl Inner {
         let revocation = Revocation::Nodes { leaving, remaining };
         let access = E::access(calls, volume).await?;
         E::revoke(appliance, calls, volume, Some(&owned.metadata), access, &revocation).await?;
-        let properties = accepted.iter().map(|a| PropertyChange::Remove(a.property.clone())).collect();
+        let mut properties: Vec<_> =
+            accepted.iter().map(|a| PropertyChange::Remove(a.property.clone())).collect();
+        properties.extend(E::records(found).into_keys().map(PropertyChange::Remove));
         let update = DatasetUpdate { user_properties_update: properties, ..DatasetUpdate::default() };
         calls.dataset_update(&volume.dataset, &update).await.or_failed("taking back a publish")?;
         Err(Failure::new(
@@ -352,11 +360,14 @@ async fn record(
     volume: &Volume,
     owned: &Owned,
     accepted: &[Accepted],
+    of_export: BTreeMap<String, String>,
 ) -> Result<Option<Dataset>, Failure> {
     let fresh = accepted.iter().filter(|a| !a.grantee.repeated);
     let mut changes: Vec<PropertyChange> = fresh
         .map(|a| PropertyChange::Set(UserProperty::new(a.property.clone(), a.grantee.record.to_value())))
         .collect();
+    changes
+        .extend(of_export.into_iter().map(|(key, value)| PropertyChange::Set(UserProperty::new(key, value))));
     if owned.unstamped {
         changes.push(PropertyChange::Set(UserProperty::new(VOLUME_ID, volume.id.to_string())));
     }
@@ -413,7 +424,13 @@ fn accept(
     }
     let repeated = existing.as_ref() == Some(&record);
     let replaces = existing.filter(|e| (e.host, &e.addresses) != (record.host, &record.addresses));
-    Ok(Accepted { index, property, grantee: Grantee { record, repeated }, replaces })
+    Ok(Accepted {
+        index,
+        property,
+        node: NodeIdentity::of(&grant.node),
+        grantee: Grantee { record, repeated },
+        replaces,
+    })
 }
 
 /// Whether two nodes may have the volume at once.

@@ -19,7 +19,7 @@ use crate::protocol::{Answer as _, BUILT, Export, Revocation, Volume, with_expor
 use crate::volume::capability::{Access, Capability, Mode};
 use crate::volume::failure::Failure;
 use crate::volume::id::VolumeId;
-use crate::volume::metadata::{NodeRecord, node_property};
+use crate::volume::metadata::{NodeRecord, node_property, sealed_property};
 use crate::volume::node_id::NodeId;
 use crate::volume::protocol::Protocol;
 
@@ -108,7 +108,10 @@ impl Inner {
             if records.is_empty() {
                 return Ok(());
             }
-            let changes = records.into_iter().map(PropertyChange::Remove).collect();
+            // What was sealed to the nodes goes with their records.
+            let sealed = records.iter().map(|property| sealed_property(property));
+            let sealed: Vec<String> = sealed.filter(|p| owned.metadata.get(p).is_some()).collect();
+            let changes = records.into_iter().chain(sealed).map(PropertyChange::Remove).collect();
             let update = DatasetUpdate { user_properties_update: changes, ..DatasetUpdate::default() };
             match calls.dataset_update(&volume.dataset, &update).await {
                 Err(error) if error.is_not_found() => Ok(()),

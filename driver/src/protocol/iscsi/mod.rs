@@ -278,7 +278,12 @@ impl Export for Iscsi {
         access::reconcile(calls, volume, recorded).await
     }
 
-    fn connection(context: &Granting<'_>, found: &Found, content: Content) -> Result<Connection, Failure> {
+    fn connection(
+        context: &Granting<'_>,
+        found: &Found,
+        _: &NodeIdentity,
+        content: Content,
+    ) -> Result<Connection, Failure> {
         let Granting { volume, .. } = context;
         let broken = || Failure::precondition(format!("the iSCSI target of {} has no LUN", volume.id));
         let unit = found.lun.as_ref().ok_or_else(broken)?;

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tns_csi_proto::identity::is_authenticated_host_of;
 use tokio::time::Instant;
 use truenas::Calls;
 use truenas::calls::{Filter, NvmetHostSubsys, NvmetNamespace, NvmetPortSubsys};
 
-use crate::protocol::appliance::Appliance;
+use crate::protocol::appliance::{Appliance, WantedPort};
 use crate::protocol::call::{Answer as _, gone};
 use crate::protocol::nvmeof::{Target, is_ours, namespace_on};
 use crate::protocol::{Endpoint, Grantee, Granting, Revocation, Volume};
 use crate::volume::failure::Failure;
 use crate::volume::metadata::{Metadata, NodeRecord};
-use crate::volume::protocol::Protocol;
+use crate::volume::parameter::export::ExportSettings;
 
 /// The Linux initiator tries again after this long by default (`reconnect_delay` of `nvme-fabrics`, 10 s). A port link
 /// that is back within half of it costs a granted host one pause and no device.
@@ -75,14 +76,24 @@ pub(super) async fn grant(
         links(calls, Filter::eq("subsys.id", subsys.id), volume).await?
     };
     let linked: BTreeSet<&str> = hosts.iter().map(|l| l.host.hostnqn.as_str()).collect();
-    let nodes = grantees.iter().map(|g| g.record.host_nqn());
+    let authenticated = context.settings.nvmeof.dhchap.is_some();
+    if authenticated && subsys.allow_any_host {
+        return Err(Failure::precondition(format!(
+            "volume {} asks for DH-HMAC-CHAP, and its subsystem {:?} admits every host, whom it asks for no key; switch \
+             allow_any_host off on the appliance",
+            volume.id, subsys.name
+        )));
+    }
+    let nodes = grantees
+        .iter()
+        .map(|g| if authenticated { g.record.authenticated_host_nqn() } else { g.record.host_nqn() });
     let missing: Vec<String> =
         nodes.filter(|nqn| !subsys.allow_any_host && !linked.contains(nqn.as_str())).collect();
     let host_links = join_all(missing.iter().map(|nqn| link_host(calls, found, subsys.id, nqn)));
-    let port_missing = !ports.iter().any(|l| l.port.id == found.port);
+    let port_missing = !ports.iter().any(|l| l.port.id == found.port.id);
     let port_link = async {
         if port_missing {
-            link_port(context.appliance, calls, volume, subsys.id, found.port).await
+            link_port(context.appliance, calls, volume, subsys.id, found.port.id).await
         } else {
             Ok(())
         }
@@ -153,22 +164,41 @@ pub(super) async fn revoke(
             let hosts = access.hosts.iter().map(|l| calls.nvmet_host_subsys_delete(l.id));
             let ports = access.ports.iter().map(|l| calls.nvmet_port_subsys_delete(l.id));
             let (hosts, ports) = tokio::join!(join_all(hosts), join_all(ports));
-            return hosts.into_iter().chain(ports).try_for_each(|result| gone(result, &doing));
+            hosts.into_iter().chain(ports).try_for_each(|result| gone(result, &doing))?;
+            forget_keys(calls, volume, access.hosts.iter()).await;
+            return Ok(());
         }
         Revocation::Nodes { leaving, remaining } => (leaving, remaining),
     };
-    let kept: BTreeSet<String> = remaining.iter().map(NodeRecord::host_nqn).collect();
+    let both = |r: &NodeRecord| [r.host_nqn(), r.authenticated_host_nqn()];
+    let kept: BTreeSet<String> = remaining.iter().flat_map(both).collect();
     let gone_hosts: BTreeSet<String> =
-        leaving.iter().map(NodeRecord::host_nqn).filter(|nqn| !kept.contains(nqn)).collect();
+        leaving.iter().flat_map(both).filter(|nqn| !kept.contains(nqn)).collect();
     let begun = Instant::now();
     let hosts: Vec<_> = access.hosts.iter().filter(|l| gone_hosts.contains(&l.host.hostnqn)).collect();
     let results = join_all(hosts.iter().map(|l| calls.nvmet_host_subsys_delete(l.id))).await;
     results.into_iter().try_for_each(|result| gone(result, &doing))?;
+    forget_keys(calls, volume, hosts.into_iter()).await;
     if access.ports.is_empty() && !remaining.is_empty() {
         // Cutting off somebody was interrupted between dropping the port link and making it again.
         return restore_port(appliance, calls, volume, metadata, &access, &doing).await;
     }
     cut_live(calls, volume, &access.ports, &gone_hosts, begun.elapsed()).await
+}
+
+/// Removes the hosts that exist for this volume alone, with their keys. One that stays behind lets nobody in: it is
+/// linked to nothing, and the next publish to its node gives it other keys.
+async fn forget_keys(calls: &Calls, volume: &Volume, links: impl Iterator<Item = &NvmetHostSubsys>) {
+    let id = volume.id.to_string();
+    let own = links.filter(|l| is_authenticated_host_of(&l.host.hostnqn, &id));
+    let removals = own.map(|l| async move { (l, calls.nvmet_host_delete(l.host.id).await) });
+    for (link, removed) in join_all(removals).await {
+        if let Err(error) = removed
+            && !error.is_not_found()
+        {
+            tracing::warn!(volume = id, host = link.host.hostnqn, %error, "a revoked host keeps its row");
+        }
+    }
 }
 
 async fn restore_port(
@@ -183,10 +213,14 @@ async fn restore_port(
         tracing::warn!(volume = %volume.id, "no port link, and no record of where the volume is served");
         return Ok(());
     };
-    let port =
-        appliance.nvmeof_port(calls, &endpoint.server, endpoint.port_or_default(Protocol::Nvmeof)).await;
+    let id = match metadata {
+        Some(metadata) => ExportSettings::recorded(metadata)?.nvmeof.port_id,
+        None => None,
+    };
+    let wanted = WantedPort { server: &endpoint.server, number: endpoint.port, id };
+    let port = appliance.nvmeof_port(calls, &wanted).await;
     let port = port.map_err(|failure| failure.context(doing))?;
-    link_port(appliance, calls, volume, namespace.subsys.id, port).await
+    link_port(appliance, calls, volume, namespace.subsys.id, port.id).await
 }
 
 /// Ends live controllers of hosts whose link is gone while others keep theirs: the port link is dropped and made again,

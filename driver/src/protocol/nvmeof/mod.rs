@@ -6,15 +6,17 @@
 //! with the last node.
 
 mod access;
+pub mod dhchap;
 mod subsystem;
 
 use std::collections::BTreeMap;
 
+use tns_csi_proto::identity::authenticated_host_nqn;
 use truenas::Calls;
 use truenas::calls::{DhChapKeys, Filter, NvmetNamespace, NvmetSubsys};
 use uuid::Uuid;
 
-use crate::protocol::appliance::Appliance;
+use crate::protocol::appliance::{Appliance, ServingPort, WantedPort};
 use crate::protocol::call::Answer as _;
 use crate::protocol::{
     Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume,
@@ -35,8 +37,12 @@ pub struct Target {
     namespace: Option<NvmetNamespace>,
     /// Rows of the nodes by host NQN.
     hosts: BTreeMap<String, i64>,
-    /// Row of the port at which the volume is to be served.
-    port: i64,
+    /// The port at which the volume is to be served.
+    port: ServingPort,
+    /// Sealed keys by host UUID, of nodes that have to authenticate.
+    sealed: BTreeMap<Uuid, Vec<u8>>,
+    /// What of it is not recorded yet.
+    records: dhchap::Records,
 }
 
 /// How the API names a zvol's device; blanks are written `+`.
@@ -78,10 +84,14 @@ impl Export for Nvmeof {
     }
 
     async fn check(appliance: &Appliance, calls: &Calls, parameters: &Parameters) -> Result<(), Failure> {
-        let port = parameters.port.unwrap_or_else(|| Protocol::Nvmeof.default_port());
         let found = async {
             calls.require_nvmeof().await.or_failed("protocol nvmeof")?;
-            appliance.nvmeof_port(calls, &parameters.server, port).await
+            let wanted = WantedPort {
+                server: &parameters.server,
+                number: parameters.port,
+                id: parameters.export.nvmeof.port_id,
+            };
+            appliance.nvmeof_port(calls, &wanted).await
         };
         // For a new volume the class is what is wrong.
         found.await.map(|_| ()).map_err(|failure| match failure.kind {
@@ -165,8 +175,17 @@ impl Export for Nvmeof {
         volume: &Volume,
         hosts: &[NodeIdentity],
     ) -> Result<Target, Failure> {
-        let (namespace, hosts) = tokio::join!(namespace_on(calls, volume), read_hosts(calls, hosts));
-        Ok(Target { namespace: namespace?, hosts: hosts?, port: 0 })
+        // Whether the volume asks for authentication stands on the dataset, which is read at the same time.
+        let id = volume.id.to_string();
+        let nqns = hosts.iter().flat_map(|h| [h.host_nqn.clone(), authenticated_host_nqn(&h.host, &id)]);
+        let (namespace, hosts) = tokio::join!(namespace_on(calls, volume), read_hosts(calls, nqns));
+        Ok(Target {
+            namespace: namespace?,
+            hosts: hosts?,
+            port: ServingPort::default(),
+            sealed: BTreeMap::new(),
+            records: BTreeMap::new(),
+        })
     }
 
     async fn prepare(
@@ -175,10 +194,11 @@ impl Export for Nvmeof {
         mut found: Target,
         hosts: &[NodeIdentity],
     ) -> Result<Target, Failure> {
-        let Granting { appliance, calls, volume, endpoint, .. } = context;
+        let Granting { appliance, calls, volume, endpoint, settings } = context;
         calls.require_nvmeof().await.or_failed(&format!("publishing {}", volume.id))?;
-        let port = endpoint.port_or_default(Protocol::Nvmeof);
-        found.port = appliance.nvmeof_port(calls, &endpoint.server, port).await?;
+        let wanted =
+            WantedPort { server: &endpoint.server, number: endpoint.port, id: settings.nvmeof.port_id };
+        found.port = appliance.nvmeof_port(calls, &wanted).await?;
         if found.namespace.is_none() {
             subsystem::ensure(calls, volume, Some(metadata)).await?;
             found.namespace = namespace_on(calls, volume).await?;
@@ -201,6 +221,12 @@ impl Export for Nvmeof {
                 ));
             }
         }
+        if let Some(dhchap) = &settings.nvmeof.dhchap {
+            for host in hosts {
+                dhchap::ensure(context, metadata, dhchap, host, &mut found).await?;
+            }
+            return Ok(found);
+        }
         for host in
             hosts.iter().filter(|h| !found.hosts.contains_key(&h.host_nqn)).cloned().collect::<Vec<_>>()
         {
@@ -210,7 +236,7 @@ impl Export for Nvmeof {
                     found.hosts.insert(row.hostnqn, row.id);
                 }
                 Err(refused) => {
-                    let read = read_hosts(calls, std::slice::from_ref(&host)).await?;
+                    let read = read_hosts(calls, std::iter::once(host.host_nqn.clone())).await?;
                     if read.is_empty() {
                         return Err(refused);
                     }
@@ -235,20 +261,35 @@ impl Export for Nvmeof {
         Ok(())
     }
 
-    fn connection(context: &Granting<'_>, found: &Target, content: Content) -> Result<Connection, Failure> {
-        let Granting { volume, endpoint, .. } = context;
+    fn records(found: &Target) -> BTreeMap<String, String> {
+        found.records.clone()
+    }
+
+    fn connection(
+        context: &Granting<'_>,
+        found: &Target,
+        node: &NodeIdentity,
+        content: Content,
+    ) -> Result<Connection, Failure> {
+        let Granting { volume, endpoint, settings, .. } = context;
+        let settings = &settings.nvmeof;
+        let sealed = found.sealed.get(&node.host).cloned();
+        if settings.dhchap.is_some() && sealed.is_none() {
+            let words = "has no keys for the node, although it asks for DH-HMAC-CHAP; repeat the publish";
+            return Err(Failure::new(Kind::Unavailable, format!("volume {} {words}", volume.id)));
+        }
         let broken =
             |what: &str| Failure::precondition(format!("the NVMe-oF export of {} has no {what}", volume.id));
         let namespace = found.namespace.as_ref().ok_or_else(|| broken("namespace"))?;
         Ok(Connection::Nvmeof {
-            portals: vec![Portal::new(&endpoint.server, endpoint.port_or_default(Protocol::Nvmeof))],
+            portals: vec![Portal::new(&endpoint.server, found.port.number)],
             subsystem_nqn: namespace.subsys.subnqn.clone().ok_or_else(|| broken("subsystem NQN"))?,
             namespace_uuid: Uuid::try_parse(&namespace.device_uuid).map_err(|_| broken("namespace UUID"))?,
-            io_queues: None,
-            queue_size: None,
+            io_queues: settings.io_queues,
+            queue_size: settings.queue_size,
             capacity_bytes: content.capacity_bytes,
             never_format: content.never_format,
-            sealed_dhchap: None,
+            sealed_dhchap: sealed,
         })
     }
 
@@ -269,13 +310,15 @@ impl Export for Nvmeof {
 }
 
 /// Rows of hosts by NQN; those that the appliance does not know are left out.
-async fn read_hosts(calls: &Calls, hosts: &[NodeIdentity]) -> Result<BTreeMap<String, i64>, Failure> {
-    let filter = match hosts {
-        [] => return Ok(BTreeMap::new()),
-        [one] => Filter::eq("hostnqn", one.host_nqn.as_str()),
-        several => Filter::one_of("hostnqn", several.iter().map(|h| h.host_nqn.as_str())),
-    };
+async fn read_hosts(
+    calls: &Calls,
+    nqns: impl Iterator<Item = String>,
+) -> Result<BTreeMap<String, i64>, Failure> {
+    let wanted: Vec<String> = nqns.collect();
+    if wanted.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let filter = Filter::one_of("hostnqn", wanted.iter().map(String::as_str));
     let rows = calls.nvmet_host_query(&[filter]).await.or_failed("reading NVMe-oF hosts")?;
-    let wanted = |nqn: &str| hosts.iter().any(|h| h.host_nqn == nqn);
-    Ok(rows.into_iter().filter(|r| wanted(&r.hostnqn)).map(|r| (r.hostnqn, r.id)).collect())
+    Ok(rows.into_iter().filter(|r| wanted.contains(&r.hostnqn)).map(|r| (r.hostnqn, r.id)).collect())
 }

@@ -87,6 +87,10 @@ pub struct DhChapKeys {
     pub host: Option<SecretString>,
     /// By which the controller proves itself; needs `host`.
     pub controller: Option<SecretString>,
+    /// `SHA-256`, `SHA-384` or `SHA-512`; none is the appliance's default.
+    pub hash: Option<&'static str>,
+    /// `2048-BIT` to `8192-BIT`; none exchanges no Diffie-Hellman values.
+    pub dh_group: Option<String>,
 }
 
 /// Transport of a port.
@@ -192,11 +196,28 @@ pub struct NvmetSession {
 
 #[derive(Serialize)]
 struct HostCreate<'a> {
-    hostnqn: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostnqn: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "exposed")]
     dhchap_key: Option<&'a SecretString>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "exposed")]
     dhchap_ctrl_key: Option<&'a SecretString>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dhchap_hash: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dhchap_dhgroup: Option<&'a str>,
+}
+
+impl<'a> HostCreate<'a> {
+    fn new(hostnqn: Option<&'a str>, keys: &'a DhChapKeys) -> Self {
+        HostCreate {
+            hostnqn,
+            dhchap_key: keys.host.as_ref(),
+            dhchap_ctrl_key: keys.controller.as_ref(),
+            dhchap_hash: keys.hash,
+            dhchap_dhgroup: keys.dh_group.as_deref(),
+        }
+    }
 }
 
 fn exposed<S: Serializer>(secret: &Option<&SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -334,9 +355,15 @@ impl Calls {
     /// # Errors
     /// [`CallError`].
     pub async fn nvmet_host_create(&self, hostnqn: &str, keys: &DhChapKeys) -> Result<NvmetHost, CallError> {
-        let request =
-            HostCreate { hostnqn, dhchap_key: keys.host.as_ref(), dhchap_ctrl_key: keys.controller.as_ref() };
-        self.nvmet("nvmet.host.create", &(request,)).await
+        self.nvmet("nvmet.host.create", &(HostCreate::new(Some(hostnqn), keys),)).await
+    }
+
+    /// Gives a host other keys. Connections that exist stay until they have to be made anew.
+    ///
+    /// # Errors
+    /// [`CallError`]; a missing one is [`CallError::is_not_found`].
+    pub async fn nvmet_host_update(&self, id: i64, keys: &DhChapKeys) -> Result<NvmetHost, CallError> {
+        self.nvmet("nvmet.host.update", &(id, HostCreate::new(None, keys))).await
     }
 
     /// Deletes a host that has no grants.
@@ -457,9 +484,9 @@ mod tests {
 
     #[test]
     fn keys_are_sent_but_never_shown() {
-        let keys = DhChapKeys { host: Some("DHHC-1:00:hush:".into()), controller: None };
+        let keys = DhChapKeys { host: Some("DHHC-1:00:hush:".into()), ..DhChapKeys::default() };
         assert!(!format!("{keys:?}").contains("hush"));
-        let request = HostCreate { hostnqn: "nqn", dhchap_key: keys.host.as_ref(), dhchap_ctrl_key: None };
+        let request = HostCreate::new(Some("nqn"), &keys);
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"hostnqn":"nqn","dhchap_key":"DHHC-1:00:hush:"}"#

@@ -57,16 +57,19 @@ pub struct Controller {
     pub portal: Option<SocketAddr>,
 }
 
-/// The controllers of exactly this subsystem that were made over TCP with exactly our host identity. Those of other
-/// software on this host are none of our business.
+/// The controllers of exactly this subsystem that were made over TCP with exactly our host identity, or with one that we
+/// use for volumes with authentication. Those of other software on this host are none of our business.
 pub(super) fn ours(host: &HostRoot, nqn: &Nqn, own: &NvmeHost) -> Result<Vec<Controller>, DeviceError> {
     let class = host.sys("class/nvme");
     let mut found = Vec::new();
+    let authenticated = tns_csi_proto::identity::authenticated_prefix(&own.id);
     for name in names(&class)? {
+        let host_nqn = attribute(&class.join(&name).join("hostnqn"))?;
+        let is_own = host_nqn.is_some_and(|nqn| nqn == own.nqn.as_str() || nqn.starts_with(&authenticated));
         let is = |file: &str, wanted: &str| -> Result<bool, DeviceError> {
             Ok(attribute(&class.join(&name).join(file))?.as_deref() == Some(wanted))
         };
-        if is("subsysnqn", nqn.as_str())? && is("transport", "tcp")? && is("hostnqn", own.nqn.as_str())? {
+        if is("subsysnqn", nqn.as_str())? && is("transport", "tcp")? && is_own {
             let text = |file: &str| attribute(&class.join(&name).join(file));
             let Some(state) = text("state")? else { continue };
             let portal = text("address")?.as_deref().and_then(parse_address);
@@ -154,10 +157,21 @@ mod tests {
         host.controller(3, &nqn(1), ADDRESS, "live", &own_nqn, &id);
         host.write("sys/class/nvme/nvme3/transport", "rdma\n");
         host.controller(4, &nqn(1), "", "deleting (no IO)", &own_nqn, &id);
+        let authenticated =
+            |id: u128| tns_csi_proto::identity::authenticated_host_nqn(&Uuid::from_u128(id), "tank/v");
+        host.controller(5, &nqn(1), ADDRESS, "live", &authenticated(1), "ours for one volume");
+        host.controller(6, &nqn(1), ADDRESS, "live", &authenticated(2), "another host's");
         let found = ours(&host.root(), &nqn(1), &own()).unwrap();
         let names: Vec<_> =
             found.iter().map(|controller| (controller.name.as_str(), controller.state)).collect();
-        assert_eq!(names, [("nvme0", ControllerState::Live), ("nvme4", ControllerState::Deleting)]);
+        assert_eq!(
+            names,
+            [
+                ("nvme0", ControllerState::Live),
+                ("nvme4", ControllerState::Deleting),
+                ("nvme5", ControllerState::Live),
+            ]
+        );
     }
 
     #[test]

@@ -67,6 +67,7 @@ mod tests {
             portals: vec![],
             io_queues: None,
             queue_size: None,
+            authentication: None,
         };
         let host = NvmeHost { nqn: nqn(2), id: uuid(2) };
         OptionLine::new(&target, &host, "192.0.2.7:4420".parse().unwrap(), Tuning::default())

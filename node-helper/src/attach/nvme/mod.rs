@@ -4,11 +4,13 @@
 //! them; it is remembered by subsystem and portal until it returns; who asks for the same path again joins it; and
 //! disconnecting waits for those that are on their way, so that none arrives behind its back.
 
+mod authentication;
 mod controller;
 mod errno;
 mod fabrics;
 mod options;
 
+pub use authentication::Authentication;
 pub use controller::{Controller, ControllerState};
 pub use fabrics::{Fabrics, FabricsDevice};
 pub use options::{OptionLine, Tuning};
@@ -52,6 +54,8 @@ pub struct NvmeTarget {
     pub io_queues: Option<u16>,
     /// Entries for each queue; `None` leaves the kernel's default.
     pub queue_size: Option<u16>,
+    /// The identity and keys for a subsystem that asks for them; `None` presents the host as itself.
+    pub authentication: Option<Authentication>,
 }
 
 /// NVMe over TCP on this host. Cheap to clone; clones share what is running.

@@ -5,7 +5,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use zeroize::Zeroizing;
+
 use super::{NvmeHost, NvmeTarget};
+
+/// Two keys with their names.
+const ROOM_FOR_KEYS: usize = 640;
 
 /// How a controller behaves when its path breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,17 +34,20 @@ impl Default for Tuning {
 
 /// The options of one path as the kernel reads them: `key=value`, separated by commas.
 ///
-/// It is printed whole by `Debug`; when keys for DH-HMAC-CHAP come to it they belong in a part of their own that
-/// prints redacted and is wiped.
+/// `Debug` shows it without the values of keys; what is written is wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct OptionLine(String);
+pub struct OptionLine {
+    line: Zeroizing<String>,
+    shown: String,
+}
 
 impl OptionLine {
     /// The options for one portal. Every part is a number or a type that admits no separator.
     pub(super) fn new(target: &NvmeTarget, host: &NvmeHost, portal: SocketAddr, tuning: Tuning) -> Self {
         let loss =
             tuning.controller_loss_seconds.map_or_else(|| "-1".to_owned(), |seconds| seconds.to_string());
-        let mut line = format!(
+        let host = target.authentication.as_ref().map_or(host, |own| &own.host);
+        let mut shown = format!(
             "nqn={},transport=tcp,traddr={},trsvcid={},hostnqn={},hostid={}",
             target.identity.subsystem_nqn,
             address(portal),
@@ -49,26 +57,42 @@ impl OptionLine {
         );
         for (key, value) in [("nr_io_queues", target.io_queues), ("queue_size", target.queue_size)] {
             if let Some(value) = value {
-                line.push_str(&format!(",{key}={value}"));
+                shown.push_str(&format!(",{key}={value}"));
             }
         }
-        line.push_str(&format!(
+        shown.push_str(&format!(
             ",keep_alive_tmo={},reconnect_delay={},ctrl_loss_tmo={loss}",
             tuning.keep_alive_seconds, tuning.reconnect_delay_seconds
         ));
-        Self(line)
+        // One allocation: a string that grows would leave copies of the keys behind.
+        let mut line = Zeroizing::new(String::with_capacity(shown.len() + ROOM_FOR_KEYS));
+        line.push_str(&shown);
+        if let Some(authentication) = &target.authentication {
+            let secrets = [
+                ("dhchap_secret", Some(&authentication.secret)),
+                ("dhchap_ctrl_secret", authentication.controller_secret.as_ref()),
+            ];
+            for (key, secret) in secrets {
+                let Some(secret) = secret else { continue };
+                for part in [",", key, "=", secret.as_str()] {
+                    line.push_str(part);
+                }
+                shown.push_str(&format!(",{key}=[redacted]"));
+            }
+        }
+        Self { line, shown }
     }
 
     /// The line as it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.line
     }
 }
 
 impl fmt::Debug for OptionLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.shown)
     }
 }
 
@@ -91,6 +115,8 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
+    use super::super::Authentication;
+    use super::super::authentication::tests::{CONTROLLER, SECRET, sealed};
     use super::*;
     use crate::device::testing::{nqn, uuid};
     use crate::device::{Nqn, NvmeIdentity};
@@ -101,6 +127,7 @@ mod tests {
             portals: vec![],
             io_queues: None,
             queue_size: None,
+            authentication: None,
         }
     }
 
@@ -129,6 +156,23 @@ mod tests {
         {
             assert!(line.as_str().contains(part), "{part} in {line:?}");
         }
+    }
+
+    #[test]
+    fn keys_are_written_for_the_kernel_under_their_own_host_and_never_shown() {
+        let (key, host_id) = (tns_csi_proto::sealed::PrivateKey::generate(), Uuid::from_u128(1));
+        let text = format!("{SECRET}\n{CONTROLLER}");
+        let opened = Authentication::open(&key, host_id, "v", &sealed(&key, host_id, "v", &text)).unwrap();
+        let own = opened.host.clone();
+        let target = NvmeTarget { authentication: Some(opened), ..target() };
+        let line = OptionLine::new(&target, &host(), "192.0.2.7:4420".parse().unwrap(), Tuning::default());
+        let end = format!(",ctrl_loss_tmo=-1,dhchap_secret={SECRET},dhchap_ctrl_secret={CONTROLLER}");
+        assert!(line.as_str().ends_with(&end));
+        assert!(line.as_str().contains(&format!(",hostnqn={},hostid={},", own.nqn, own.id)));
+        let shown = format!("{line:?} {target:?}");
+        assert!(!shown.contains(SECRET) && !shown.contains(CONTROLLER), "{shown}");
+        assert!(shown.contains("dhchap_secret=[redacted]"), "{shown}");
+        assert!(line.line.len() <= line.line.capacity() && line.line.len() < 1200);
     }
 
     #[test]

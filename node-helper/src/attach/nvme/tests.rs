@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::authentication::tests::SECRET;
 use super::*;
 use crate::attach::iscsi::testing::FakeHost;
 use crate::attach::{Attachments, Target};
@@ -166,7 +167,7 @@ fn lab() -> Lab {
 fn target(portals: &[&str]) -> NvmeTarget {
     let crate::device::DeviceIdentity::Nvme(identity) = identity(1) else { panic!("an NVMe identity") };
     let portals = portals.iter().map(|portal| portal.parse().unwrap()).collect();
-    NvmeTarget { identity, portals, io_queues: None, queue_size: None }
+    NvmeTarget { identity, portals, io_queues: None, queue_size: None, authentication: None }
 }
 
 fn later() -> Instant {
@@ -190,6 +191,35 @@ async fn a_volume_is_attached_found_attached_again_and_detached() {
     assert_eq!(lab.attachments.detach(&identity(1), later()).await.unwrap(), Detached::Done);
     assert_eq!(lab.attachments.detach(&identity(1), later()).await.unwrap(), Detached::Already);
     assert_eq!(lab.attachments.devices().find(&identity(1)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_volume_with_keys_is_attached_under_its_own_host_name_and_detached_without_them() {
+    let lab = lab();
+    let key = tns_csi_proto::sealed::PrivateKey::generate();
+    let sealed = super::authentication::tests::sealed(&key, own().id, "tank/v", SECRET);
+    let authentication = super::Authentication::open(&key, own().id, "tank/v", &sealed).unwrap();
+    let host_name = authentication.host.nqn.to_string();
+    let target = Target::Nvme(NvmeTarget { authentication: Some(authentication), ..target(&[A]) });
+    assert_eq!(lab.attachments.attach(&target, later()).await.unwrap().connected, Connected::New);
+    let seen = std::fs::read_to_string(lab.host.path("sys/class/nvme/nvme0/hostnqn")).unwrap();
+    assert_eq!(seen.trim(), host_name);
+    assert_eq!(lab.attachments.attach(&target, later()).await.unwrap().connected, Connected::Already);
+    // Unstaging knows neither keys nor that there were any.
+    assert_eq!(lab.attachments.detach(&identity(1), later()).await.unwrap(), Detached::Done);
+    assert!(!lab.host.path("sys/class/nvme/nvme0").exists());
+}
+
+#[tokio::test]
+async fn refused_keys_are_told_as_such_and_not_shown() {
+    let lab = lab();
+    lab.kernel.with(|state| state.refuse(A, Errno::EKEYREJECTED));
+    let key = tns_csi_proto::sealed::PrivateKey::generate();
+    let sealed = super::authentication::tests::sealed(&key, own().id, "tank/v", SECRET);
+    let authentication = Some(super::Authentication::open(&key, own().id, "tank/v", &sealed).unwrap());
+    let target = NvmeTarget { authentication, ..target(&[A]) };
+    let error = lab.nvme().connect(&target, later()).await.unwrap_err().to_string();
+    assert!(error.contains("authenticat") && !error.contains(SECRET), "{error}");
 }
 
 #[tokio::test]
