@@ -22,7 +22,7 @@ pub struct Cli {
     #[arg(long, env = "TNS_CSI_KUBELET_ROOT", value_name = "DIR", default_value = "/var/lib/kubelet")]
     pub kubelet_root: PathBuf,
 
-    /// Directory for the ledger and the host's identity; must survive reboots.
+    /// Directory for the ledger, the host's identity and its key for sealed secrets; must survive reboots.
     #[arg(long, env = "TNS_CSI_STATE_DIR", value_name = "DIR", default_value = "/var/lib/tns-csi")]
     pub state_dir: PathBuf,
 

@@ -335,6 +335,7 @@ mod tests {
         source.queue_size = 128;
         source.sealed_dhchap = vec![0; 1025];
         assert!(parse_nvmeof(&source).expect_err("too much").message.contains("sealed_dhchap"));
+        source.sealed_dhchap.clear();
         source.portals.clear();
         assert!(parse_nvmeof(&source).expect_err("no portal").message.contains("portals"));
     }

@@ -194,7 +194,7 @@ impl Export for Nvmeof {
         mut found: Target,
         hosts: &[NodeIdentity],
     ) -> Result<Target, Failure> {
-        let Granting { appliance, calls, volume, endpoint, settings } = context;
+        let Granting { appliance, calls, volume, endpoint, settings, .. } = context;
         calls.require_nvmeof().await.or_failed(&format!("publishing {}", volume.id))?;
         let wanted =
             WantedPort { server: &endpoint.server, number: endpoint.port, id: settings.nvmeof.port_id };
