@@ -19,3 +19,4 @@ mod nvmeof;
 mod ownership;
 mod parameters;
 mod rig;
+mod versions;

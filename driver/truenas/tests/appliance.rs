@@ -18,7 +18,7 @@ use truenas::calls::{
     VolumeCreate,
 };
 use truenas::{ApiKey, CallError, Calls, Client, ConnectionState, Lane, LoginRefusal, Options, Unknown};
-use truenas_sim::{Appliance, Config};
+use truenas_sim::{Appliance, Config, Version};
 
 const GIB: u64 = 1 << 30;
 
@@ -311,4 +311,44 @@ async fn a_wrong_key_is_sent_twice_at_most() {
     let methods = appliance.control().stats().methods;
     let logins = |m: &str| methods.get(m).copied().unwrap_or_default();
     assert_eq!((logins("auth.login_ex"), logins("auth.login_with_api_key")), (1, 1));
+}
+
+/// Each profile of the stand-in is recognised, and the typed calls speak its names.
+#[tokio::test]
+async fn every_version_is_read_and_written_in_its_own_words() {
+    for version in Version::ALL {
+        let appliance = Appliance::start(Config { version, ..Config::default() }).await.unwrap();
+        let client = Client::new(options(&appliance)).unwrap();
+        let calls = calls(&client);
+        let features = calls.features().await.unwrap();
+        assert_eq!(features.nvmeof, version != Version::V25_04);
+        assert_eq!(features.encryption_algorithm, version != Version::V26);
+        let mut create = DatasetCreate::filesystem(
+            "tank/a",
+            FilesystemCreate { refquota: Some(GIB), ..FilesystemCreate::default() },
+        );
+        create.user_properties.push(UserProperty::new("tns-csi:volume_id", "tank/a"));
+        calls.dataset_create(&create).await.unwrap();
+        calls
+            .dataset_create(&DatasetCreate::filesystem("tank/a/b", FilesystemCreate::default()))
+            .await
+            .unwrap();
+        calls
+            .dataset_create(&DatasetCreate::filesystem("tank/ab", FilesystemCreate::default()))
+            .await
+            .unwrap();
+        let read = calls.dataset_read("tank/a").await.unwrap().unwrap();
+        assert_eq!((read.refquota, read.user_property("tns-csi:volume_id")), (Some(GIB), Some("tank/a")));
+        assert_eq!(calls.dataset_read("tank/none").await.unwrap(), None);
+        assert_eq!(calls.dataset_read_tree("tank/a").await.unwrap().len(), 2, "{version:?}");
+        assert_eq!(calls.snapshots_of("tank/a").await.unwrap(), []);
+        assert_eq!(calls.snapshot_count("tank/a").await.unwrap(), 0);
+        assert!(calls.dataset_delete("tank/none").await.unwrap_err().is_not_found());
+        calls.dataset_delete("tank/ab").await.unwrap();
+        assert_eq!(calls.dataset_read("tank/ab").await.unwrap(), None);
+        if version == Version::V25_04 {
+            assert_eq!(calls.nvmet_subsys_query(&[]).await.unwrap(), []);
+        }
+        schemas_hold(&appliance);
+    }
 }
