@@ -75,7 +75,10 @@ async fn the_class_decides_the_file_system_when_the_capability_does_not() {
         publish_context: nvme_context(),
         staging_target_path: stand.staging(VOLUME),
         volume_capability: Some(mount("", Mode::SingleNodeWriter)),
-        volume_context: BTreeMap::from([("fsType".to_owned(), "xfs".to_owned())]),
+        volume_context: BTreeMap::from([
+            ("fsType".to_owned(), "xfs".to_owned()),
+            ("mkfsOptions".to_owned(), " -m  reflink=0 ".to_owned()),
+        ]),
         ..Default::default()
     };
     stand.node.node_stage_volume(request).await.unwrap();
@@ -85,6 +88,43 @@ async fn the_class_decides_the_file_system_when_the_capability_does_not() {
         panic!("{stage:?}")
     };
     assert_eq!(fs.fs_type, "xfs");
+    assert_eq!(fs.mkfs_options, ["-m", "reflink=0"]);
+}
+
+#[tokio::test]
+async fn an_smb_share_is_staged_with_the_secrets_user_and_another_user_is_already_exists() {
+    let mut stand = Stand::start().await;
+    let staging = stand.staging(VOLUME);
+    let request = |user: &str, password: &str| csi::NodeStageVolumeRequest {
+        volume_id: VOLUME.to_owned(),
+        publish_context: smb_context(),
+        staging_target_path: staging.clone(),
+        volume_capability: Some(mount("", Mode::MultiNodeMultiWriter)),
+        secrets: BTreeMap::from([
+            ("username".to_owned(), user.to_owned()),
+            ("password".to_owned(), password.to_owned()),
+        ]),
+        ..Default::default()
+    };
+    stand.node.node_stage_volume(request("k8s", "a,b\"c")).await.unwrap();
+    stand.node.node_stage_volume(request("k8s", "changed")).await.unwrap();
+    let other = stand.node.node_stage_volume(request("other", "a,b\"c")).await.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    assert!(!other.message().contains("a,b"), "{other:?}");
+    let received = stand.helper.received();
+    let Some(Received::Stage(stage)) = received.first() else { panic!("{received:?}") };
+    let Some(helper::source::Protocol::Smb(smb)) = stage.source.clone().and_then(|s| s.protocol) else {
+        panic!("{stage:?}")
+    };
+    assert_eq!((smb.username.as_str(), smb.password.as_str()), ("k8s", "a,b\"c"));
+}
+
+fn smb_context() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("protocol".to_owned(), "smb".to_owned()),
+        ("portal".to_owned(), "192.0.2.1:445".to_owned()),
+        ("share".to_owned(), "pvc-1".to_owned()),
+    ])
 }
 
 #[tokio::test]
@@ -287,11 +327,7 @@ fn t16_secrets_are_never_logged() {
             ("username".to_owned(), "k8s".to_owned()),
             ("password".to_owned(), "hunter2-secret".to_owned()),
         ]);
-        let smb = BTreeMap::from([
-            ("protocol".to_owned(), "smb".to_owned()),
-            ("portal".to_owned(), "192.0.2.1:445".to_owned()),
-            ("share".to_owned(), "pvc-1".to_owned()),
-        ]);
+        let smb = smb_context();
         let request = |publish_context: &BTreeMap<String, String>, secrets: &BTreeMap<String, String>| {
             csi::NodeStageVolumeRequest {
                 volume_id: VOLUME.to_owned(),

@@ -1,11 +1,12 @@
 //! What a volume is and where its data comes from, parsed once from the request.
 //!
-//! One match decides what is built: SMB has its variant's place in [`Source::parse`] and answers UNIMPLEMENTED there
-//! and nowhere else.
+//! One file per protocol with credentials.
 
 mod iscsi;
+mod smb;
 
 pub use iscsi::IscsiSource;
+pub use smb::{Password, SmbSource, SmbUser};
 
 use std::fmt;
 
@@ -151,6 +152,8 @@ pub struct NvmeofSource {
 pub enum Source {
     /// A file source.
     Nfs(NfsSource),
+    /// A file source.
+    Smb(SmbSource),
     /// A block source.
     Nvmeof(NvmeofSource),
     /// A block source.
@@ -168,9 +171,7 @@ impl Source {
             None => Err(Failure::invalid("source is missing")),
             Some(Protocol::Nfs(nfs)) => parse_nfs(nfs).map(Self::Nfs),
             Some(Protocol::Nvmeof(nvmeof)) => parse_nvmeof(nvmeof).map(Self::Nvmeof),
-            Some(Protocol::Smb(_)) => {
-                Err(Failure::unimplemented("SMB volumes are not built yet in this helper"))
-            }
+            Some(Protocol::Smb(smb)) => smb::parse(smb).map(Self::Smb),
             Some(Protocol::Iscsi(iscsi)) => iscsi::parse(iscsi).map(Self::Iscsi),
         }
     }
@@ -310,11 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_without_code_say_so() {
-        use api::source::Protocol;
-        let protocol = Protocol::Smb(api::SmbSource::default());
-        let failure = Source::parse(Some(&api::Source { protocol: Some(protocol) })).expect_err("not built");
-        assert_eq!(failure.kind, crate::failure::Kind::Unimplemented);
+    fn a_missing_source_is_named() {
         assert!(Source::parse(None).expect_err("nothing").message.contains("source is missing"));
     }
 

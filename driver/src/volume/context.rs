@@ -336,6 +336,19 @@ impl Connection {
     }
 }
 
+/// Key of the volume context with the options a StorageClass gives to mkfs, separated by spaces.
+pub const MKFS_OPTIONS_KEY: &str = "mkfsOptions";
+
+/// The options a StorageClass gives to mkfs, one argument each, from the volume context. The helper has the list of
+/// those that are allowed.
+#[must_use]
+pub fn mkfs_options(volume_context: &BTreeMap<String, String>) -> Vec<String> {
+    volume_context
+        .get(MKFS_OPTIONS_KEY)
+        .map(|options| options.split_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
 /// The file system a StorageClass asks for when the volume capability names none, from the volume context.
 #[must_use]
 pub fn default_fs_type(volume_context: &BTreeMap<String, String>) -> Option<&str> {

@@ -30,8 +30,10 @@ fn series(release: &str) -> Option<(u32, u32)> {
 pub fn protocols() -> Vec<String> {
     let mut protocols = Vec::new();
     // Opening a context loads the module where there is one.
-    if rustix::mount::fsopen(crate::mount::nfs::FS_TYPE, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).is_ok() {
-        protocols.push("nfs".to_owned());
+    for (protocol, kind) in [("nfs", crate::mount::nfs::FS_TYPE), ("smb", crate::mount::cifs::FS_TYPE)] {
+        if rustix::mount::fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).is_ok() {
+            protocols.push(protocol.to_owned());
+        }
     }
     if Path::new("/dev/nvme-fabrics").exists() {
         protocols.push("nvmeof".to_owned());

@@ -22,7 +22,7 @@ pub enum Intent {
     Unstaged,
 }
 
-/// Where the data comes from, without anything secret. SMB shares are the next variant.
+/// Where the data comes from, without anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RecordedSource {
@@ -32,6 +32,17 @@ pub enum RecordedSource {
         device: String,
         /// TCP port of the server.
         port: u16,
+    },
+    /// An SMB share.
+    Smb {
+        /// The source as the mount table shows it: `//server/share`.
+        device: String,
+        /// TCP port of the server.
+        port: u16,
+        /// User that logged in; empty for a guest.
+        user: String,
+        /// Domain or workgroup; empty for none.
+        domain: String,
     },
     /// A block device.
     Block(DeviceIdentity),
@@ -43,6 +54,7 @@ impl RecordedSource {
     pub fn protocol(&self) -> &'static str {
         match self {
             Self::Nfs { .. } => "nfs",
+            Self::Smb { .. } => "smb",
             Self::Block(DeviceIdentity::Nvme(_)) => "nvmeof",
             Self::Block(DeviceIdentity::Iscsi(_)) => "iscsi",
         }
@@ -53,6 +65,8 @@ impl RecordedSource {
     pub fn describe(&self) -> String {
         match self {
             Self::Nfs { device, .. } => format!("NFS export {device}"),
+            Self::Smb { device, user, .. } if user.is_empty() => format!("SMB share {device} as guest"),
+            Self::Smb { device, user, .. } => format!("SMB share {device} of user {user:?}"),
             Self::Block(identity) => identity.to_string(),
         }
     }
@@ -64,7 +78,7 @@ impl RecordedSource {
 pub enum Access {
     /// Mounted.
     Filesystem {
-        /// ext4, xfs, btrfs or nfs.
+        /// ext4, xfs, btrfs, nfs or cifs.
         fs_type: String,
         /// Mount options, one text each, in one order.
         options: Vec<String>,
@@ -179,7 +193,7 @@ impl Record {
     pub fn identity(&self) -> Option<&DeviceIdentity> {
         match &self.source {
             RecordedSource::Block(identity) => Some(identity),
-            RecordedSource::Nfs { .. } => None,
+            RecordedSource::Nfs { .. } | RecordedSource::Smb { .. } => None,
         }
     }
 

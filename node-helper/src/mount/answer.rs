@@ -71,6 +71,8 @@ impl Questions {
         let key = format!("mount {mount} at {shown}");
         self.put(key, deadline, move || match usage(&place) {
             Ok(usage) => Ok(Answer::Alive(usage)),
+            // The SMB client's word for a server that is away: it reconnects by itself, so the mount is kept.
+            Err(error) if error.raw_os_error() == Some(Errno::HOSTDOWN.raw_os_error()) => Ok(Answer::Silent),
             Err(error) if is_dead(&error) => Ok(Answer::Dead(error.to_string())),
             Err(error) => Err(Failure::internal(format!("asking the mount at {shown}: {error}"))),
         })
@@ -124,7 +126,6 @@ fn is_dead(error: &io::Error) -> bool {
         Errno::NXIO,
         Errno::NOTCONN,
         Errno::SHUTDOWN,
-        Errno::HOSTDOWN,
         Errno::UCLEAN,
     ];
     error.raw_os_error().is_some_and(|code| dead.iter().any(|errno| errno.raw_os_error() == code))
@@ -176,6 +177,7 @@ mod tests {
         for errno in [Errno::STALE, Errno::IO, Errno::ACCESS, Errno::PERM] {
             assert!(is_dead(&errno.into()), "{errno}");
         }
+        assert!(!is_dead(&Errno::HOSTDOWN.into()), "an SMB server that is away comes back");
         assert!(!is_dead(&Errno::MFILE.into()) && !is_dead(&Errno::NOMEM.into()));
     }
 }

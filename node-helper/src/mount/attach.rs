@@ -1,5 +1,6 @@
 //! Making a mount detached, attaching it to an opened place, and taking it away.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -40,7 +41,7 @@ impl MountError {
 pub struct Detached(OwnedFd);
 
 impl Detached {
-    /// Mounts a file system: `fsopen`, `fsconfig`, `fsmount`.
+    /// Mounts a file system: `fsopen`, `fsconfig`, `fsmount`. The value of `secret` is shown nowhere.
     ///
     /// # Errors
     /// With the file system's own words.
@@ -48,6 +49,7 @@ impl Detached {
         kind: &str,
         source: &str,
         parameters: &[Parameter],
+        secret: Option<(&str, &CStr)>,
         attributes: MountAttrFlags,
     ) -> Result<Self, MountError> {
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
@@ -67,6 +69,11 @@ impl Detached {
             };
             outcome.map_err(|errno| {
                 MountError::new(format!("setting mount option {parameter}"), errno, messages(&context))
+            })?;
+        }
+        if let Some((key, value)) = secret {
+            fsconfig_set_string(context.as_fd(), key, value).map_err(|errno| {
+                MountError::new(format!("setting mount option {key}"), errno, messages(&context))
             })?;
         }
         fsconfig_create(context.as_fd())

@@ -31,11 +31,15 @@ pub fn device_string(source: &NfsSource) -> String {
 }
 
 /// Finds an address that accepts a TCP connection: all are tried side by side, so that a dead one does not use up the
-/// time of the others.
+/// time of the others. `protocol` is its name in words.
 ///
 /// # Errors
 /// `Unavailable` naming each address with its fault.
-pub async fn reachable(addresses: &[SocketAddr], deadline: Instant) -> Result<SocketAddr, Failure> {
+pub async fn reachable(
+    protocol: &str,
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<SocketAddr, Failure> {
     let mut attempts: FuturesUnordered<_> = addresses
         .iter()
         .map(|address| async move {
@@ -54,7 +58,7 @@ pub async fn reachable(addresses: &[SocketAddr], deadline: Instant) -> Result<So
         }
     }
     Err(Failure::unavailable(format!(
-        "the NFS server does not accept connections ({}); check that its NFS service runs and that the network lets this \
+        "the {protocol} server does not accept connections ({}); check that its {protocol} service runs and that the network lets this \
          node reach it",
         faults.join("; ")
     )))
@@ -72,7 +76,7 @@ pub fn mount(source: &NfsSource, server: SocketAddr, options: &MountOptions) -> 
     parameters.push(Parameter::with("proto", if server.is_ipv6() { "tcp6" } else { "tcp" }));
     parameters.push(Parameter::with("port", server.port().to_string()));
     parameters.extend(options.parameters().iter().cloned());
-    Detached::file_system(FS_TYPE, &device_string(source), &parameters, options.attributes())
+    Detached::file_system(FS_TYPE, &device_string(source), &parameters, None, options.attributes())
 }
 
 /// The failure that a mount error means for the orchestrator.
@@ -141,9 +145,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let soon = Instant::now() + std::time::Duration::from_secs(5);
-        assert_eq!(reachable(&[address], soon).await.expect("listening"), address);
+        assert_eq!(reachable("NFS", &[address], soon).await.expect("listening"), address);
         drop(listener);
-        let failure = reachable(&[address], soon).await.expect_err("nobody listens");
+        let failure = reachable("NFS", &[address], soon).await.expect_err("nobody listens");
         assert!(failure.message.contains(&address.to_string()), "{failure}");
         assert!(!failure.is_final());
     }
@@ -173,7 +177,7 @@ mod tests {
         let alive = alive.local_addr().expect("its address");
         let begun = Instant::now();
         let deadline = begun + std::time::Duration::from_secs(30);
-        assert_eq!(reachable(&[dead, alive], deadline).await, Ok(alive));
+        assert_eq!(reachable("NFS", &[dead, alive], deadline).await, Ok(alive));
         assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 }

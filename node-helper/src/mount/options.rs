@@ -21,6 +21,8 @@ pub enum Family {
     Block(FsType),
     /// nfs(5), version 4.
     Nfs,
+    /// mount.cifs(8), version 3.
+    Cifs,
 }
 
 impl Family {
@@ -28,6 +30,7 @@ impl Family {
         match self {
             Self::Block(kind) => kind.name(),
             Self::Nfs => "nfs",
+            Self::Cifs => "cifs",
         }
     }
 
@@ -37,6 +40,7 @@ impl Family {
         match self {
             Self::Block(kind) => kind.mount_defaults(),
             Self::Nfs => &["vers=4.2", "hard"],
+            Self::Cifs => &["vers=3.0", "file_mode=0777", "dir_mode=0777"],
         }
     }
 
@@ -46,6 +50,7 @@ impl Family {
             Self::Block(FsType::Xfs) => XFS,
             Self::Block(FsType::Btrfs) => BTRFS,
             Self::Nfs => NFS,
+            Self::Cifs => CIFS,
         }
     }
 }
@@ -59,6 +64,8 @@ enum Value {
     Number,
     /// A decimal number with an optional unit k, m or g.
     Size,
+    /// An octal number of at most four digits.
+    Octal,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Nothing or one of these words.
@@ -159,6 +166,73 @@ const NFS: &[(&str, Value)] = &[
     ("notrunkdiscovery", Value::None),
     ("fsc", Value::None),
 ];
+
+const CIFS: &[(&str, Value)] = &[
+    ("vers", Value::Word(&["3.0", "3", "3.02", "3.1.1", "default"])),
+    ("sec", Value::Word(&["none", "krb5", "krb5i", "ntlmssp", "ntlmsspi"])),
+    ("cruid", Value::Number),
+    ("uid", Value::Number),
+    ("gid", Value::Number),
+    ("forceuid", Value::None),
+    ("noforceuid", Value::None),
+    ("forcegid", Value::None),
+    ("noforcegid", Value::None),
+    ("file_mode", Value::Octal),
+    ("dir_mode", Value::Octal),
+    ("seal", Value::None),
+    ("sign", Value::None),
+    ("cache", Value::Word(&["none", "strict", "loose"])),
+    ("actimeo", Value::Number),
+    ("acregmax", Value::Number),
+    ("acdirmax", Value::Number),
+    ("closetimeo", Value::Number),
+    ("rsize", Value::Number),
+    ("wsize", Value::Number),
+    ("rasize", Value::Number),
+    ("bsize", Value::Number),
+    ("brl", Value::None),
+    ("nobrl", Value::None),
+    ("perm", Value::None),
+    ("noperm", Value::None),
+    ("serverino", Value::None),
+    ("noserverino", Value::None),
+    ("mfsymlinks", Value::None),
+    ("hard", Value::None),
+    ("soft", Value::None),
+    ("iocharset", Value::Word(&["utf8", "ascii", "iso8859-1", "iso8859-15"])),
+    ("mapposix", Value::None),
+    ("nosharesock", Value::None),
+    ("echo_interval", Value::Number),
+    ("handletimeout", Value::Number),
+    ("max_channels", Value::Number),
+    ("multichannel", Value::None),
+    ("nomultichannel", Value::None),
+    ("persistenthandles", Value::None),
+    ("nopersistenthandles", Value::None),
+    ("nohandlecache", Value::None),
+    ("strictsync", Value::None),
+    ("nostrictsync", Value::None),
+    ("cifsacl", Value::None),
+    ("modefromsid", Value::None),
+    ("idsfromsid", Value::None),
+    ("fsc", Value::None),
+];
+
+/// SMB options that are refused whatever they hold, with the reason.
+fn refused_for_cifs(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "cred" | "credentials" => "it names a file on this host; credentials come from the node-stage secret",
+        key if key.starts_with("pass") => "the password comes from the node-stage secret, key \"password\"",
+        key if key.starts_with("user") || key == "guest" => {
+            "the user comes from the node-stage secret, key \"username\"; without one the mount is a guest's"
+        }
+        "dom" | "domain" | "workgroup" => "the domain comes from the node-stage secret, key \"domain\"",
+        "ip" | "addr" | "port" | "source" | "unc" | "target" | "path" | "prefixpath" | "servern"
+        | "srcaddr" => "server, share and address come from the volume",
+        "snapshot" => "it would show another state than the volume's",
+        _ => return None,
+    })
+}
 
 /// Options of the file system's superblock that every kind knows.
 const SUPERBLOCK: &[&str] = &["sync", "dirsync", "lazytime"];
@@ -263,8 +337,12 @@ impl MountOptions {
         }
         let (key, value) = match family {
             Family::Nfs => nfs_version(key, value)?,
-            _ => (key, value),
+            Family::Cifs => cifs_version(key, value)?,
+            Family::Block(_) => (key, value),
         };
+        if let Some(reason) = refused_for_cifs(key).filter(|_| family == Family::Cifs) {
+            return Err(Failure::invalid(format!("mount option {key:?} is not allowed for cifs: {reason}")));
+        }
         let Some((_, rule)) = family.known().iter().find(|(name, _)| *name == key) else {
             let known: Vec<&str> = family.known().iter().map(|(name, _)| *name).collect();
             return Err(Failure::invalid(format!(
@@ -277,16 +355,22 @@ impl MountOptions {
         let fits = match (rule, value) {
             (Value::None | Value::Optional(_), None) => true,
             (Value::Number, Some(text)) => is_number(text),
+            (Value::Octal, Some(text)) => {
+                (1..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte))
+            }
             (Value::Size, Some(text)) => {
                 is_number(text.strip_suffix(['k', 'm', 'g', 'K', 'M', 'G']).unwrap_or(text))
             }
             (Value::Word(words) | Value::Optional(words), Some(text)) => words.contains(&text),
-            (Value::None, Some(_)) | (Value::Number | Value::Size | Value::Word(_), None) => false,
+            (Value::None, Some(_)) | (Value::Number | Value::Octal | Value::Size | Value::Word(_), None) => {
+                false
+            }
         };
         if !fits {
             let wanted = match rule {
                 Value::None => "takes no value".to_owned(),
                 Value::Number => "needs a number".to_owned(),
+                Value::Octal => "needs an octal number like 0755".to_owned(),
                 Value::Size => "needs a number, with k, m or g".to_owned(),
                 Value::Word(words) => format!("needs one of {}", words.join(", ")),
                 Value::Optional(words) => format!("needs nothing or one of {}", words.join(", ")),
@@ -294,6 +378,30 @@ impl MountOptions {
             return Err(Failure::invalid(format!("mount option {key:?} for {} {wanted}", family.name())));
         }
         self.set(Parameter { key: key.to_owned(), value: value.map(str::to_owned) });
+        Ok(())
+    }
+
+    /// Gives every file of an SMB mount to `group` (the protocol carries no owners that could be changed).
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the caller's own `gid` or `noforcegid` says otherwise.
+    pub fn give_to_group(&mut self, group: u32) -> Result<(), Failure> {
+        let group = group.to_string();
+        let own =
+            self.parameters.iter().find_map(|parameter| match (parameter.key.as_str(), &parameter.value) {
+                ("gid", Some(value)) if value.trim_start_matches('0') != group.trim_start_matches('0') => {
+                    Some(format!("gid={value}"))
+                }
+                ("noforcegid", _) => Some("noforcegid".to_owned()),
+                _ => None,
+            });
+        if let Some(own) = own {
+            return Err(Failure::invalid(format!(
+                "mount option {own:?} contradicts the volume's mount group {group} (the pod's fsGroup); remove one of both"
+            )));
+        }
+        self.set(Parameter::with("gid", group));
+        self.set(Parameter { key: "forcegid".to_owned(), value: None });
         Ok(())
     }
 
@@ -466,6 +574,21 @@ fn nfs_version<'a>(key: &'a str, value: Option<&'a str>) -> Result<(&'a str, Opt
     })
 }
 
+/// The other spellings of an SMB version; those before 3 are refused.
+fn cifs_version<'a>(key: &'a str, value: Option<&'a str>) -> Result<(&'a str, Option<&'a str>), Failure> {
+    Ok(match (key, value) {
+        ("vers", Some("3.0.2")) => ("vers", Some("3.02")),
+        ("vers", Some("3.11")) => ("vers", Some("3.1.1")),
+        ("vers", Some("1.0" | "2.0" | "2.1" | "2" | "1")) => {
+            return Err(Failure::invalid(
+                "mount option \"vers\": SMB before 3.0 has no encryption and is refused; use 3.0, 3.02, 3.1.1, 3 or \
+                 default",
+            ));
+        }
+        other => other,
+    })
+}
+
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u32>().is_ok()
 }
@@ -530,6 +653,62 @@ mod tests {
         let failure = texts(EXT4_FAMILY, &["password=hunter2"], false).unwrap_err();
         assert!(failure.message.contains("password") && !failure.message.contains("hunter2"), "{failure}");
         assert!(texts(EXT4_FAMILY, &["x".repeat(5000).as_str()], false).is_err());
+    }
+
+    #[test]
+    fn an_smb_mount_has_its_defaults_and_the_caller_wins() {
+        for (flags, expected) in [
+            (&[][..], "dir_mode=0777,file_mode=0777,vers=3.0"),
+            (&["vers=3.1.1", "dir_mode=0750"], "dir_mode=0750,file_mode=0777,vers=3.1.1"),
+            (&["vers=3.0.2,seal"], "dir_mode=0777,file_mode=0777,seal,vers=3.02"),
+            (&["nobrl", "brl"], "brl,dir_mode=0777,file_mode=0777,vers=3.0"),
+            (&["serverino,noserverino"], "dir_mode=0777,file_mode=0777,noserverino,vers=3.0"),
+            (&["hard,soft", "noatime"], "dir_mode=0777,file_mode=0777,noatime,soft,vers=3.0"),
+            (&["sec=krb5,cruid=1000,_netdev"], "cruid=1000,dir_mode=0777,file_mode=0777,sec=krb5,vers=3.0"),
+        ] {
+            assert_eq!(texts(Family::Cifs, flags, false).unwrap(), expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn smb_options_that_name_credentials_or_other_servers_are_refused_with_the_reason() {
+        for (option, reason) in [
+            ("credentials=/etc/shadow", "node-stage secret"),
+            ("password=hunter2", "node-stage secret"),
+            ("pass=hunter2", "node-stage secret"),
+            ("password2=hunter2", "node-stage secret"),
+            ("user=hunter2", "node-stage secret"),
+            ("username=hunter2", "node-stage secret"),
+            ("domain=hunter2", "node-stage secret"),
+            ("guest", "guest"),
+            ("prefixpath=hunter2", "volume"),
+            ("unc=hunter2", "volume"),
+            ("ip=hunter2", "volume"),
+            ("source=hunter2", "volume"),
+            ("vers=1.0", "3.0"),
+            ("vers=2.1", "3.0"),
+            ("sec=ntlm", "needs one of"),
+            ("file_mode=0888", "octal"),
+            ("dir_mode=07777", "octal"),
+        ] {
+            let failure = texts(Family::Cifs, &[option], false).expect_err(option);
+            let name = option.split('=').next().unwrap();
+            assert!(failure.message.contains(name) && failure.message.contains(reason), "{failure}");
+            assert!(!failure.message.contains("hunter2") && !failure.message.contains("shadow"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn the_mount_group_owns_an_smb_mount_and_contradictions_are_named() {
+        let parse = |flag: &str| MountOptions::parse(Family::Cifs, &[flag.to_owned()], false).unwrap();
+        let mut options = parse("gid=2000");
+        options.give_to_group(2000).unwrap();
+        assert!(options.texts().contains(&"gid=2000".to_owned()));
+        assert!(options.texts().contains(&"forcegid".to_owned()));
+        for flag in ["gid=3000", "noforcegid"] {
+            let failure = parse(flag).give_to_group(2000).unwrap_err();
+            assert!(failure.message.contains(flag) && failure.message.contains("2000"), "{failure}");
+        }
     }
 
     #[test]

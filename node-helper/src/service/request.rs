@@ -79,21 +79,30 @@ fn filesystem(
     source: &Source,
     readonly: bool,
 ) -> Result<StageAccess, Failure> {
-    if wanted.group.is_some() {
-        return Err(Failure::unimplemented("access.filesystem.group is not built yet in this helper"));
+    if wanted.group.is_some() && !matches!(source, Source::Smb(_)) {
+        return Err(Failure::unimplemented(
+            "access.filesystem.group is built only for SMB volumes in this helper yet",
+        ));
     }
     let name = wanted.fs_type.as_str();
     if !source.is_block() {
-        if !matches!(name, "" | "nfs") {
+        let (family, fs_type) = match source {
+            Source::Smb(_) => (Family::Cifs, "cifs"),
+            _ => (Family::Nfs, "nfs"),
+        };
+        if !name.is_empty() && name != fs_type {
             return Err(Failure::invalid(format!(
-                "access.filesystem.fs_type {name:?} does not fit an NFS source"
+                "access.filesystem.fs_type {name:?} does not fit this source, which is {fs_type}"
             )));
         }
         if !wanted.mkfs_options.is_empty() {
-            return Err(Failure::invalid("access.filesystem.mkfs_options: an NFS export is never formatted"));
+            return Err(Failure::invalid("access.filesystem.mkfs_options: a file source is never formatted"));
         }
-        let options = MountOptions::parse(Family::Nfs, &wanted.mount_flags, readonly)?;
-        return Ok(StageAccess::Export { options });
+        let mut options = MountOptions::parse(family, &wanted.mount_flags, readonly)?;
+        if let Some(group) = wanted.group {
+            options.give_to_group(group)?;
+        }
+        return Ok(StageAccess::Export { fs_type, options });
     }
     let kind = match name {
         "" => FsType::Ext4,

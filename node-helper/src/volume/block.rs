@@ -107,7 +107,7 @@ impl Volumes {
                 let (identity, chap) = (iscsi.identity.clone(), iscsi.chap.clone());
                 Ok(Target::Iscsi(IscsiTarget { identity, portals, chap }))
             }
-            Source::Nfs(_) => Err(Failure::internal("a file source has no block device")),
+            Source::Nfs(_) | Source::Smb(_) => Err(Failure::internal("a file source has no block device")),
         }
     }
 
@@ -248,7 +248,7 @@ impl Volumes {
             let source = own.path.display().to_string();
             let busy = |error: &MountError| error.errno.kind() == std::io::ErrorKind::ResourceBusy;
             let mount = work::until_free(busy, || {
-                Detached::file_system(kind.name(), &source, options.parameters(), options.attributes())
+                Detached::file_system(kind.name(), &source, options.parameters(), None, options.attributes())
             });
             let mount = mount.map_err(|error| match busy(&error) {
                 true => Failure::precondition(format!("{error}; something on this host holds the device")),

@@ -83,8 +83,10 @@ pub enum StageAccess {
         /// Extra arguments of its mkfs.
         mkfs_options: MkfsOptions,
     },
-    /// A file source, mounted. SMB's options join here.
+    /// A file source, mounted.
     Export {
+        /// nfs or cifs.
+        fs_type: &'static str,
         /// Mount options.
         options: MountOptions,
     },

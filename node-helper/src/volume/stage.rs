@@ -12,9 +12,9 @@ use crate::failure::Failure;
 use crate::filesystem::FsType;
 use crate::ledger::{Access, Intent, Record, RecordedSource};
 use crate::mount::attach::Removal;
-use crate::mount::{MountOptions, MountTable, nfs};
+use crate::mount::{MountOptions, MountTable, cifs, nfs};
 use crate::paths::{Contents, Place};
-use crate::source::{NfsSource, Source};
+use crate::source::{NfsSource, SmbSource, Source};
 use crate::work;
 
 /// What a stage came to.
@@ -67,13 +67,16 @@ impl Volumes {
             self.remember(&request.volume, &record).await?;
         }
         let outcome = match (&request.source, &request.access) {
-            (Source::Nfs(nfs), StageAccess::Export { options }) => {
+            (Source::Nfs(nfs), StageAccess::Export { options, .. }) => {
                 self.stage_export(nfs, options, place, deadline).await
+            }
+            (Source::Smb(smb), StageAccess::Export { options, .. }) => {
+                self.stage_share(smb, options, place, deadline).await
             }
             (Source::Nvmeof(_) | Source::Iscsi(_), _) => {
                 self.stage_block(&request, &mut record, place, deadline).await
             }
-            (Source::Nfs(_), _) => Err(Failure::invalid("an NFS export is staged as files")),
+            (Source::Nfs(_) | Source::Smb(_), _) => Err(Failure::invalid("a file source is staged as files")),
         };
         match outcome {
             Ok(outcome) => {
@@ -245,11 +248,27 @@ impl Volumes {
         deadline: Instant,
     ) -> Result<&'static str, Failure> {
         let addresses = self.parts.servers.resolve(&source.server, deadline).await?;
-        let server = nfs::reachable(&addresses, deadline).await?;
+        let server = nfs::reachable("NFS", &addresses, deadline).await?;
         let (own, options) = (source.clone(), options.clone());
         work::run("mounting the export", move || nfs::mount(&own, server, &options)?.attach(&place))
             .await?
             .map_err(|error| nfs::judge(source, &error))?;
+        Ok("mounted")
+    }
+
+    async fn stage_share(
+        &self,
+        source: &SmbSource,
+        options: &MountOptions,
+        place: Place,
+        deadline: Instant,
+    ) -> Result<&'static str, Failure> {
+        let addresses = self.parts.servers.resolve(&source.server, deadline).await?;
+        let server = nfs::reachable("SMB", &addresses, deadline).await?;
+        let (own, options) = (source.clone(), options.clone());
+        work::run("mounting the share", move || cifs::mount(&own, server, &options)?.attach(&place))
+            .await?
+            .map_err(|error| cifs::judge(source, &error))?;
         Ok("mounted")
     }
 }
@@ -258,6 +277,12 @@ impl Volumes {
 pub(super) fn recorded_source(source: &Source) -> RecordedSource {
     match source {
         Source::Nfs(nfs) => RecordedSource::Nfs { device: nfs::device_string(nfs), port: nfs.server.port },
+        Source::Smb(smb) => RecordedSource::Smb {
+            device: cifs::device_string(smb),
+            port: smb.server.port,
+            user: smb.user.as_ref().map_or_else(String::new, |user| user.name.clone()),
+            domain: smb.domain.clone().unwrap_or_default(),
+        },
         Source::Nvmeof(nvmeof) => RecordedSource::Block(DeviceIdentity::Nvme(NvmeIdentity {
             subsystem_nqn: nvmeof.nqn.clone(),
             uuid: nvmeof.uuid,
@@ -274,8 +299,8 @@ fn recorded_access(access: &StageAccess) -> Access {
             options: options.texts(),
             readonly: options.read_only(),
         },
-        StageAccess::Export { options } => Access::Filesystem {
-            fs_type: "nfs".to_owned(),
+        StageAccess::Export { fs_type, options } => Access::Filesystem {
+            fs_type: (*fs_type).to_owned(),
             options: options.texts(),
             readonly: options.read_only(),
         },
@@ -286,7 +311,7 @@ fn recorded_access(access: &StageAccess) -> Access {
 fn identity(source: &RecordedSource) -> Option<&DeviceIdentity> {
     match source {
         RecordedSource::Block(identity) => Some(identity),
-        RecordedSource::Nfs { .. } => None,
+        RecordedSource::Nfs { .. } | RecordedSource::Smb { .. } => None,
     }
 }
 

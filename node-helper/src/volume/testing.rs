@@ -247,7 +247,10 @@ impl TestHost {
                 kernel: "6.12".to_owned(),
                 storage_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             },
-            servers: AllowedServers::new(vec!["192.0.2.0/24".parse().expect("a network")]),
+            servers: AllowedServers::new(vec![
+                "192.0.2.0/24".parse().expect("a network"),
+                "127.0.0.1/32".parse().expect("a network"),
+            ]),
             attachments: Attachments::new(devices.clone(), nvme, iscsi),
             devices,
             filesystems: Filesystems::new(crate::tool::testing::tools()),

@@ -9,7 +9,7 @@ use crate::device::{DeviceNumber, VolumeNode};
 use crate::failure::Failure;
 use crate::ledger::{Access, Published, Record, RecordedSource};
 use crate::mount::attach::{Removal, remove};
-use crate::mount::{Answer, Mount, MountTable, nfs};
+use crate::mount::{Answer, Mount, MountTable, cifs, nfs};
 use crate::paths::{Contents, Place, VolumePath};
 use crate::source::VolumeId;
 use crate::work;
@@ -171,6 +171,9 @@ fn is_volume(record: &Record, device: Option<DeviceNumber>, mount: &Mount) -> bo
     match (&record.source, &record.access) {
         (RecordedSource::Nfs { device: source, .. }, Access::Filesystem { .. }) => {
             mount.fs_type == nfs::FS_TYPE && mount.source == *source
+        }
+        (RecordedSource::Smb { device: source, .. }, Access::Filesystem { .. }) => {
+            mount.fs_type == cifs::FS_TYPE && mount.source == *source
         }
         (RecordedSource::Block(_), Access::Filesystem { fs_type, .. }) => {
             mount.fs_type == *fs_type && mount.root == "/" && device == Some(mount.device)

@@ -75,7 +75,20 @@ fn identity(source: Option<&v1::Source>) -> Result<(&'static str, String), Statu
             }
             Ok(("nvmeof", format!("{} {}{}", nvme.subsystem_nqn, nvme.namespace_uuid, nvme.namespace_nguid)))
         }
-        Some(Protocol::Smb(_)) => Err(Status::unimplemented("smb sources are not built in this helper")),
+        Some(Protocol::Smb(smb)) => {
+            portals(smb.portal.as_slice())?;
+            if smb.share.is_empty() || smb.share.contains(['/', '\\']) {
+                return Err(Status::invalid_argument("source.smb.share is no share name"));
+            }
+            if smb.username.is_empty() && !smb.password.is_empty() {
+                return Err(Status::invalid_argument(
+                    "source.smb.username is missing although there is a password",
+                ));
+            }
+            let server = smb.portal.as_ref().map(|p| p.address.as_str()).unwrap_or_default();
+            // With the user and without the password: a changed password is the same volume.
+            Ok(("smb", format!("//{server}/{} of {}", smb.share, smb.username)))
+        }
         Some(Protocol::Iscsi(_)) => Err(Status::unimplemented("iscsi sources are not built in this helper")),
     }
 }
@@ -374,24 +387,38 @@ impl Volumes {
 }
 
 fn staged(protocol: &str, identity: String, access: &Access, readonly: bool) -> Result<Staged, Status> {
-    let files = protocol == "nfs";
+    let files = match protocol {
+        "nfs" => Some("nfs"),
+        "smb" => Some("cifs"),
+        _ => None,
+    };
     let (fs_type, flags, block) = match access {
-        Access::Block(_) if files => {
-            return Err(Status::invalid_argument("access.block: an NFS export is no block device"));
+        Access::Block(_) if files.is_some() => {
+            return Err(Status::invalid_argument(
+                "access.block: this protocol serves files, not block devices",
+            ));
         }
         Access::Block(_) => (String::new(), String::new(), true),
         Access::Filesystem(asked) => {
-            let fs_type = match asked.fs_type.as_str() {
-                "" | "nfs" if files => "nfs",
-                "" => "ext4",
-                known if !files && FILESYSTEMS.contains(&known) => known,
-                other => {
+            if asked.group.is_some() && protocol != "smb" {
+                return Err(Status::unimplemented("access.filesystem.group is built only for SMB volumes"));
+            }
+            let fs_type = match (asked.fs_type.as_str(), files) {
+                ("", Some(own)) => own,
+                (named, Some(own)) if named == own => own,
+                ("", None) => "ext4",
+                (known, None) if FILESYSTEMS.contains(&known) => known,
+                (other, _) => {
                     return Err(Status::invalid_argument(format!(
                         "fs_type {other:?} is impossible on {protocol}"
                     )));
                 }
             };
-            (fs_type.to_owned(), sha256(&asked.mount_flags.join("\0")), false)
+            (
+                fs_type.to_owned(),
+                sha256(&format!("{}\0{:?}", asked.mount_flags.join("\0"), asked.group)),
+                false,
+            )
         }
     };
     Ok(Staged { protocol: protocol.to_owned(), identity, fs_type, block, readonly, mount_flags: flags })

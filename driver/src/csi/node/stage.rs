@@ -8,7 +8,7 @@ use tonic::Status;
 use super::request;
 use crate::helper::source::source;
 use crate::volume::capability::Access;
-use crate::volume::context::{Connection, default_fs_type};
+use crate::volume::context::{Connection, default_fs_type, mkfs_options};
 use crate::volume::failure::{Failure, Kind};
 
 /// The helper's request for a stage.
@@ -49,7 +49,10 @@ pub fn stage(asked: csi::NodeStageVolumeRequest) -> Result<v1::StageVolumeReques
             // A file protocol is its own file system, whatever word the capability used for it.
             fs_type: if connection.protocol().is_block() { fs_type } else { String::new() },
             mount_flags: mount.mount_flags,
-            mkfs_options: Vec::new(),
+            mkfs_options: match connection.protocol().is_block() {
+                true => mkfs_options(&asked.volume_context),
+                false => Vec::new(),
+            },
             group: None,
         }),
     };
