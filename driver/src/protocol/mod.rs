@@ -15,10 +15,13 @@
 pub mod appliance;
 mod call;
 mod device;
+mod health;
 mod hosts;
 pub mod iscsi;
 pub mod nfs;
 pub mod nvmeof;
+mod share;
+pub mod smb;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -32,6 +35,7 @@ pub use crate::protocol::call::{Answer, failed};
 use crate::volume::chap::Chap;
 use crate::volume::context::Connection;
 use crate::volume::failure::Failure;
+use crate::volume::health::Entry;
 use crate::volume::id::VolumeId;
 use crate::volume::metadata::{Metadata, NodeRecord, node_property, sealed_property};
 use crate::volume::name;
@@ -261,6 +265,13 @@ pub trait Export {
         access: Self::Access,
         revocation: &Revocation,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// What is wrong with the export of a volume whose dataset is there, and what to know of it. Changes nothing.
+    fn health(
+        calls: &Calls,
+        volume: &Volume,
+        metadata: &Metadata,
+    ) -> impl Future<Output = Result<Vec<Entry>, Failure>> + Send;
 }
 
 /// A node as the appliance will see it.
@@ -317,37 +328,28 @@ pub struct Granting<'a> {
     pub chap: Option<&'a Chap>,
 }
 
-/// The failure for a protocol that has no export yet.
-#[must_use]
-pub fn not_built(protocol: Protocol) -> Failure {
-    Failure::invalid(format!("protocol {protocol} is not built yet; built are nfs, iscsi and nvmeof"))
-}
-
-/// Runs `$body` with `$export` standing for the protocol's implementation of [`Export`]; `$otherwise`, with
-/// the protocol as `$unbuilt`, for one that has none. The one place where a protocol is turned into its code.
+/// Runs `$body` with `$export` standing for the protocol's implementation of [`Export`]. The one place where a protocol
+/// is turned into its code.
 macro_rules! with_export {
-    ($protocol:expr, $export:ident => $body:expr, $unbuilt:pat => $otherwise:expr) => {
+    ($protocol:expr, $export:ident => $body:expr) => {
         match $protocol {
             $crate::volume::protocol::Protocol::Nfs => {
                 type $export = $crate::protocol::nfs::Nfs;
                 $body
             }
-            $crate::volume::protocol::Protocol::Nvmeof => {
-                type $export = $crate::protocol::nvmeof::Nvmeof;
+            $crate::volume::protocol::Protocol::Smb => {
+                type $export = $crate::protocol::smb::Smb;
                 $body
             }
             $crate::volume::protocol::Protocol::Iscsi => {
                 type $export = $crate::protocol::iscsi::Iscsi;
                 $body
             }
-            unbuilt @ $crate::volume::protocol::Protocol::Smb => {
-                let $unbuilt = unbuilt;
-                $otherwise
+            $crate::volume::protocol::Protocol::Nvmeof => {
+                type $export = $crate::protocol::nvmeof::Nvmeof;
+                $body
             }
         }
     };
 }
 pub(crate) use with_export;
-
-/// The protocols that have an implementation.
-pub const BUILT: [Protocol; 3] = [Protocol::Nfs, Protocol::Iscsi, Protocol::Nvmeof];

@@ -45,6 +45,8 @@ pub const MAX_PORTALS: usize = 16;
 pub const MAX_SEALED_BYTES: usize = 1024;
 /// Key of the volume context under which a StorageClass names the file system of its block volumes.
 pub const FS_TYPE_KEY: &str = "fsType";
+/// Key of the volume context with a StorageClass's options for making that file system, separated by single spaces.
+pub const MKFS_OPTIONS_KEY: &str = "mkfsOptions";
 
 const PROTOCOL: &str = "protocol";
 const PORTAL: &str = "portal";
@@ -335,9 +337,6 @@ impl Connection {
         }
     }
 }
-
-/// Key of the volume context with the options a StorageClass gives to mkfs, separated by spaces.
-pub const MKFS_OPTIONS_KEY: &str = "mkfsOptions";
 
 /// The options a StorageClass gives to mkfs, one argument each, from the volume context. The helper has the list of
 /// those that are allowed.

@@ -34,6 +34,10 @@ pub const DELETE_STRATEGY: &str = "tns-csi:delete_strategy";
 pub const NFS_SHARE_PATH: &str = "tns-csi:nfs_share_path";
 /// Row of the NFS export, on volumes of tns-csi.
 pub const NFS_SHARE_ID: &str = "tns-csi:nfs_share_id";
+/// Name of the SMB share.
+pub const SMB_SHARE_NAME: &str = "tns-csi:smb_share_name";
+/// Row of the SMB share, on volumes of tns-csi.
+pub const SMB_SHARE_ID: &str = "tns-csi:smb_share_id";
 /// NQN of the NVMe-oF subsystem.
 pub const NVMEOF_SUBSYSTEM_NQN: &str = "tns-csi:nvmeof_subsystem_nqn";
 /// IQN of the iSCSI target.

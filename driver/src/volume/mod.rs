@@ -6,6 +6,7 @@ pub mod chap;
 pub mod context;
 pub mod failure;
 pub mod fingerprint;
+pub mod health;
 pub mod id;
 pub mod index;
 pub mod metadata;

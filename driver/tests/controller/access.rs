@@ -180,6 +180,7 @@ async fn a_grant_that_was_lost_is_made_again_although_the_record_stands() {
         let grant = match protocol {
             "nfs" => "sharing.nfs.update",
             "iscsi" => "iscsi.target.update",
+            "smb" => "sharing.smb.update",
             _ => "nvmet.host_subsys.create",
         };
         let error = serde_json::json!({"errno": 14, "reason": "on purpose"});

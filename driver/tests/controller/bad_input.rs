@@ -53,7 +53,7 @@ async fn create_refuses_what_cannot_be_before_any_effect() {
         (with(&|r| r.volume_capabilities[0].access_mode = None), invalid, "access_mode is missing"),
         (with(&|r| r.parameters.clear()), invalid, "\"protocol\" is missing"),
         (parameter("protocol", "ftp"), invalid, "nfs, smb, iscsi or nvmeof"),
-        (parameter("protocol", "smb"), invalid, "not built yet"),
+        (parameter("protocol", "iscsi"), invalid, "not built yet"),
         (parameter("colour", "red"), invalid, "parentDataset"),
         (parameter("fsType", "ext4"), invalid, "fsType"),
         (parameter("server", ""), invalid, "server"),
@@ -183,6 +183,7 @@ async fn what_cannot_be_completed_is_undone_before_a_final_answer() {
     let rig = Rig::start().await;
     for (protocol, method) in [
         ("nfs", "sharing.nfs.create"),
+        ("smb", "sharing.smb.create"),
         ("iscsi", "iscsi.extent.create"),
         ("iscsi", "iscsi.targetextent.create"),
         ("nvmeof", "nvmet.namespace.create"),
@@ -205,6 +206,7 @@ async fn an_error_that_comes_after_the_effect_is_looked_into() {
     let rig = Rig::start().await;
     for (protocol, methods) in [
         ("nfs", vec!["pool.dataset.create", "sharing.nfs.create"]),
+        ("smb", vec!["pool.dataset.create", "sharing.smb.create"]),
         ("nvmeof", vec!["pool.dataset.create", "nvmet.subsys.create", "nvmet.namespace.create"]),
         (
             "iscsi",

@@ -24,6 +24,9 @@ async fn a_volume_lives_from_create_to_delete() {
                 (context["portal"].as_str(), context["export"].as_str()),
                 ("127.0.0.1:2049", "/mnt/tank/pvc-1")
             );
+        } else if protocol == "smb" {
+            assert_eq!(context["portal"], "127.0.0.1:445");
+            assert_eq!(rig.rows("sharing.smb")[0]["name"], context["share"].as_str());
         } else {
             assert_eq!(
                 (context["capacityBytes"].as_str(), context["neverFormat"].as_str()),

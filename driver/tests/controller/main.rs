@@ -11,12 +11,15 @@
 mod access;
 mod bad_input;
 mod calls;
+mod health;
 mod interruption;
 mod iscsi;
 mod life;
 mod model;
+mod nfs;
 mod nvmeof;
 mod ownership;
 mod parameters;
 mod rig;
+mod smb;
 mod versions;

@@ -16,7 +16,7 @@ use truenas_sim::{Config, Version, When};
 use uuid::Uuid;
 
 use crate::rig::{
-    GIB, PROTOCOLS, Process, Rig, initiator, node, parameters, publish_request, shared, single,
+    GIB, PROTOCOLS, Process, Rig, initiator, node, parameters, publish_request, shared, single, smb_hosts,
 };
 
 /// Operations of one run.
@@ -292,6 +292,12 @@ fn grants(rig: &Rig) -> BTreeMap<String, BTreeSet<u8>> {
     let mut grants = BTreeMap::new();
     for share in rig.rows("sharing.nfs").iter().filter(|share| is_ours(&share["comment"])) {
         grants.insert(dataset_of(&share["path"]), addresses(&share["hosts"]));
+    }
+    for share in rig.rows("sharing.smb").iter().filter(|share| is_ours(&share["comment"])) {
+        let hosts = smb_hosts(share).into_iter();
+        let hosts = hosts.filter_map(|host| host.strip_prefix("10.0.0.")?.parse().ok());
+        grants.insert(dataset_of(&share["path"]), hosts.collect());
+        assert_eq!(share["enabled"], true, "{share}");
     }
     grants.append(&mut iscsi_grants(rig));
     let hosts = rig.rows("nvmet.host");

@@ -36,6 +36,7 @@ async fn t8_a_foreign_dataset_in_the_way_is_never_stamped_or_deleted() {
     );
     assert_eq!(rig.rows("iscsi.target"), Vec::<serde_json::Value>::new());
     assert_eq!(rig.rows("sharing.nfs"), Vec::<serde_json::Value>::new());
+    assert_eq!(rig.rows("sharing.smb"), Vec::<serde_json::Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,9 +224,12 @@ async fn t4_c5_no_clone_is_ever_destroyed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn o3_a_volume_found_without_its_export_gets_one() {
     let rig = Rig::start().await;
-    for (protocol, table) in
-        [("nfs", "sharing.nfs"), ("iscsi", "iscsi.extent"), ("nvmeof", "nvmet.namespace")]
-    {
+    for (protocol, table) in [
+        ("nfs", "sharing.nfs"),
+        ("smb", "sharing.smb"),
+        ("iscsi", "iscsi.extent"),
+        ("nvmeof", "nvmet.namespace"),
+    ] {
         rig.controller.create(request("pvc-1", protocol, 1)).await.unwrap();
         let busy = |on: bool| json!({"command": "busy", "dataset": "tank/pvc-1", "busy": on});
         rig.control().json(busy(true)).await.unwrap();

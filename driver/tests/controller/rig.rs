@@ -22,7 +22,7 @@ pub const GIB: i64 = 1 << 30;
 pub const SERVER: &str = "127.0.0.1";
 /// Longer than anything here takes, shorter than a person's patience.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-pub const PROTOCOLS: [&str; 3] = ["nfs", "iscsi", "nvmeof"];
+pub const PROTOCOLS: [&str; 4] = ["nfs", "smb", "iscsi", "nvmeof"];
 /// The iSCSI tables of the appliance.
 const ISCSI: [&str; 5] =
     ["iscsi.target", "iscsi.extent", "iscsi.targetextent", "iscsi.initiator", "iscsi.auth"];
@@ -136,6 +136,14 @@ impl Process {
         answer.await.map(tonic::Response::into_inner)
     }
 
+    /// Whether the volume is abnormal, and its condition in words.
+    pub async fn condition(&self, id: &str) -> Result<(bool, String), Status> {
+        let request = csi::ControllerGetVolumeRequest { volume_id: id.to_owned() };
+        let answer = self.call(|s| async move { s.controller_get_volume(Request::new(request)).await });
+        let condition = answer.await?.into_inner().status.unwrap().volume_condition.unwrap();
+        Ok((condition.abnormal, condition.message))
+    }
+
     pub async fn list(&self, max: i32, token: &str) -> Result<csi::ListVolumesResponse, Status> {
         let request = csi::ListVolumesRequest { max_entries: max, starting_token: token.to_owned() };
         let answer = self.call(|s| async move { s.list_volumes(Request::new(request)).await });
@@ -247,8 +255,14 @@ impl Rig {
     /// Nothing of any volume is left, and every message kept the appliance's schema. Hosts stay: they are nodes.
     pub fn assert_empty(&self) {
         assert_eq!(self.datasets(), Vec::<String>::new());
-        let others =
-            ["sharing.nfs", "nvmet.subsys", "nvmet.namespace", "nvmet.host_subsys", "nvmet.port_subsys"];
+        let others = [
+            "sharing.nfs",
+            "sharing.smb",
+            "nvmet.subsys",
+            "nvmet.namespace",
+            "nvmet.host_subsys",
+            "nvmet.port_subsys",
+        ];
         for table in others.into_iter().chain(ISCSI) {
             assert_eq!(self.rows(table), Vec::<Value>::new(), "{table}");
         }
@@ -264,6 +278,7 @@ impl Rig {
         assert_eq!(self.datasets().len(), 1, "{:?}", self.datasets());
         let of = |own: &str| usize::from(protocol == own);
         assert_eq!(self.rows("sharing.nfs").len(), of("nfs"), "NFS exports");
+        assert_eq!(self.rows("sharing.smb").len(), of("smb"), "SMB shares");
         assert_eq!(self.rows("nvmet.subsys").len(), of("nvmeof"), "subsystems");
         assert_eq!(self.rows("nvmet.namespace").len(), of("nvmeof"), "namespaces");
         for table in ["iscsi.target", "iscsi.extent", "iscsi.targetextent"] {
@@ -276,6 +291,10 @@ impl Rig {
     pub fn assert_nobody_let_in(&self) {
         for share in self.rows("sharing.nfs") {
             assert_eq!(share["hosts"], serde_json::json!(["192.0.2.1"]), "{share}");
+        }
+        for share in self.rows("sharing.smb") {
+            assert_eq!(smb_hosts(&share), ["192.0.2.1"], "{share}");
+            assert_eq!(share["enabled"], true, "{share}");
         }
         assert_eq!(self.rows("nvmet.host_subsys"), Vec::<Value>::new());
         assert_eq!(self.rows("nvmet.port_subsys"), Vec::<Value>::new());
@@ -294,6 +313,11 @@ impl Rig {
         if protocol == "iscsi" {
             let name = initiator(last);
             return self.initiators_let_in().contains(&name);
+        }
+        if protocol == "smb" {
+            let host = format!("10.0.0.{last}");
+            let shares = self.rows("sharing.smb");
+            return shares.iter().any(|s| s["enabled"] == true && smb_hosts(s).contains(&host.as_str()));
         }
         let nqn = tns_csi_proto::identity::host_nqn(&Uuid::from_u128(u128::from(last)));
         let hosts = self.rows("nvmet.host");
@@ -327,6 +351,13 @@ pub fn initiator(last: u8) -> String {
     tns_csi_proto::identity::initiator_name(&Uuid::from_u128(u128::from(last)))
 }
 
+/// The hosts that an SMB share lets in, wherever the version keeps them.
+pub fn smb_hosts(share: &Value) -> Vec<&str> {
+    let list =
+        if share["options"].is_object() { &share["options"]["hostsallow"] } else { &share["hostsallow"] };
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
 /// The appliance's schemas beside the repository, when they are there.
 fn schemas() -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/truenas-api/schemas");
@@ -356,7 +387,11 @@ pub fn single() -> csi::VolumeCapability {
 
 /// A capability with which several nodes may have a volume of the protocol.
 pub fn shared(protocol: &str) -> csi::VolumeCapability {
-    if protocol == "nfs" { mount("", Mode::MultiNodeMultiWriter) } else { block(Mode::MultiNodeMultiWriter) }
+    if protocol != "nvmeof" {
+        mount("", Mode::MultiNodeMultiWriter)
+    } else {
+        block(Mode::MultiNodeMultiWriter)
+    }
 }
 
 pub fn parameters(protocol: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {

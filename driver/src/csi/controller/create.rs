@@ -17,10 +17,10 @@ use crate::csi::controller::lookup::{Finding, Owned};
 use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
-use crate::protocol::{BUILT, Export, Volume, failed, not_built, with_export};
+use crate::protocol::{Export, Volume, failed, with_export};
 use crate::volume::capability::{Access, Capability};
 use crate::volume::capacity::{self, Range};
-use crate::volume::context::FS_TYPE_KEY;
+use crate::volume::context::{FS_TYPE_KEY, MKFS_OPTIONS_KEY};
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::fingerprint::Fingerprint;
 use crate::volume::id::VolumeId;
@@ -108,9 +108,6 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
     for capability in &capabilities {
         capability.check(parameters.protocol)?;
     }
-    if !BUILT.contains(&parameters.protocol) {
-        return Err(not_built(parameters.protocol));
-    }
     let formatted = capabilities.iter().any(|c| c.access != Access::Block);
     if parameters.protocol.is_block() && parameters.zfs.is_readonly() && formatted {
         return Err(Failure::invalid(
@@ -144,8 +141,7 @@ impl Inner {
             E => {
                 until_known(calls.deadline(), |_| E::check(appliance, &calls, &plan.parameters)).await?;
                 until_known(calls.deadline(), |attempt| self.attempt::<E>(appliance, &calls, plan, attempt)).await
-            },
-            protocol => Err(not_built(protocol))
+            }
         )
     }
 
@@ -281,6 +277,9 @@ impl Inner {
         }
         if let Some(fs_type) = &plan.parameters.fs_type {
             context.insert(FS_TYPE_KEY.to_owned(), fs_type.clone());
+        }
+        if let Some(options) = &plan.parameters.mkfs_options {
+            context.insert(MKFS_OPTIONS_KEY.to_owned(), options.clone());
         }
         Done::Created(Box::new(csi::Volume {
             volume_id: id,

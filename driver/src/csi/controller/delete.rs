@@ -15,7 +15,7 @@ use crate::csi::controller::lookup::{Finding, Owned};
 use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
-use crate::protocol::{Answer as _, Attached, BUILT, Export, Judge, Volume, not_built, with_export};
+use crate::protocol::{Answer as _, Attached, Export, Judge, Volume, with_export};
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::metadata::Metadata;
 use crate::volume::parameter::DeleteStrategy;
@@ -137,8 +137,8 @@ impl Inner {
         volume: &Volume,
     ) -> Result<Reading, Failure> {
         let dataset = &volume.dataset;
-        let hint = appliance.index.protocol_hint(&volume.id.to_string()).filter(|p| BUILT.contains(p));
-        let protocols: Vec<Protocol> = hint.map_or_else(|| BUILT.to_vec(), |p| vec![p]);
+        let hint = appliance.index.protocol_hint(&volume.id.to_string());
+        let protocols: Vec<Protocol> = hint.map_or_else(|| Protocol::ALL.to_vec(), |p| vec![p]);
         let hanging = join_all(protocols.iter().map(|p| attached(appliance, calls, volume, *p)));
         let (tree, snapshots, hanging) =
             tokio::join!(calls.dataset_read_tree(dataset), calls.snapshot_count(dataset), hanging);
@@ -160,7 +160,7 @@ impl Inner {
         metadata: Option<&Metadata>,
         mut hanging: Vec<(Protocol, Judge)>,
     ) -> Result<(), Failure> {
-        for protocol in BUILT {
+        for protocol in Protocol::ALL {
             if !hanging.iter().any(|(p, _)| *p == protocol) {
                 hanging.push((protocol, attached(appliance, calls, volume, protocol).await?));
             }
@@ -178,8 +178,7 @@ fn attached<'a>(
     volume: &'a Volume,
     protocol: Protocol,
 ) -> BoxFuture<'a, Result<Judge, Failure>> {
-    async move { with_export!(protocol, E => E::attached(appliance, calls, volume).await, p => Err(not_built(p))) }
-        .boxed()
+    async move { with_export!(protocol, E => E::attached(appliance, calls, volume).await) }.boxed()
 }
 
 async fn clear(
@@ -188,7 +187,7 @@ async fn clear(
     protocol: Protocol,
     attached: &Attached,
 ) -> Result<(), Failure> {
-    with_export!(protocol, E => E::clear(calls, volume, attached).await, _ => Ok(()))
+    with_export!(protocol, E => E::clear(calls, volume, attached).await)
 }
 
 fn judged(

@@ -161,11 +161,6 @@ impl Inner {
     }
 }
 
-/// The failure for a volume of a protocol that is not built.
-pub(super) fn protocol_not_built(protocol: Protocol) -> Failure {
-    Failure::new(Kind::Unimplemented, format!("volumes of protocol {protocol} are not built yet"))
-}
-
 /// The path of a user property's value in rows of `pool.dataset.query`.
 pub(super) fn property_path(key: &str) -> String {
     // A dot inside the key would be taken for a step; none of the keys used here has one.

@@ -9,6 +9,7 @@ mod create;
 mod deadline;
 mod delete;
 mod expand;
+mod get;
 mod list;
 mod lookup;
 mod publish;

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use truenas::Calls;
 use truenas::calls::{Dataset, DatasetUpdate, PropertyChange, UserProperty};
 
-use crate::csi::controller::lookup::{Owned, protocol_not_built};
+use crate::csi::controller::lookup::Owned;
 use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::{
-    Answer as _, BUILT, Content, Endpoint, Export, Grantee, Granting, NodeIdentity, Revocation, Volume,
-    failed, with_export,
+    Answer as _, Content, Endpoint, Export, Grantee, Granting, NodeIdentity, Revocation, Volume, failed,
+    with_export,
 };
 use crate::volume::capability::Capability;
 use crate::volume::chap::Chap;
@@ -177,19 +177,17 @@ impl Inner {
         let volume = self.resolve(calls, id).await?.ok_or_else(unknown)?;
         let hint =
             grants.iter().find_map(|g| g.hint).or_else(|| appliance.index.protocol_hint(&id.to_string()));
-        let mut protocol = match hint.filter(|p| BUILT.contains(p)) {
+        let mut protocol = match hint {
             Some(hint) => hint,
             None => self.find(appliance, calls, &volume).await?.owned(id)?.protocol,
         };
         loop {
             let granted = with_export!(
                 protocol,
-                E => Box::pin(self.grant_as::<E>(appliance, calls, &volume, grants)).await?,
-                p => return Err(protocol_not_built(p))
+                E => Box::pin(self.grant_as::<E>(appliance, calls, &volume, grants)).await?
             );
             match granted {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(other) if other == protocol => return Err(protocol_not_built(other)),
                 Err(other) => protocol = other,
             }
         }

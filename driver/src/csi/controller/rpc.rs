@@ -7,17 +7,19 @@ use tns_csi_proto::csi::v1::controller_service_capability::{Rpc, Type, rpc};
 use tonic::{Request, Response, Status};
 
 use crate::csi::controller::{
-    Service, capacity, create, deadline, delete, expand, list, publish, unpublish, validate,
+    Service, capacity, create, deadline, delete, expand, get, list, publish, unpublish, validate,
 };
 use crate::volume::failure::{Failure, Kind};
 
 /// What the controller offers. Not PUBLISH_READONLY: an appliance's grant knows no reading only, so it would be a
-/// promise that nobody keeps.
-const CAPABILITIES: [rpc::Type; 6] = [
+/// promise that nobody keeps. Not LIST_VOLUMES_PUBLISHED_NODES: records do not hold whole node ids. Not VOLUME_CONDITION:
+/// it obliges ListVolumes to judge every volume too; ControllerGetVolume gives the condition all the same.
+const CAPABILITIES: [rpc::Type; 7] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::PublishUnpublishVolume,
     rpc::Type::ListVolumes,
     rpc::Type::GetCapacity,
+    rpc::Type::GetVolume,
     rpc::Type::ExpandVolume,
     rpc::Type::SingleNodeMultiWriter,
 ];
@@ -137,9 +139,9 @@ impl Controller for Service {
 
     async fn controller_get_volume(
         &self,
-        _: Request<csi::ControllerGetVolumeRequest>,
+        request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
-        Err(not_offered("ControllerGetVolume"))
+        serve!(self, request, get::get)
     }
 
     async fn controller_modify_volume(

@@ -15,7 +15,7 @@ use crate::csi::controller::lookup::{Finding, Owned};
 use crate::csi::controller::publish::{Change, half_done};
 use crate::csi::controller::{Inner, wait};
 use crate::protocol::appliance::Appliance;
-use crate::protocol::{Answer as _, BUILT, Export, Revocation, Volume, with_export};
+use crate::protocol::{Answer as _, Export, Revocation, Volume, with_export};
 use crate::volume::capability::{Access, Capability, Mode};
 use crate::volume::failure::Failure;
 use crate::volume::id::VolumeId;
@@ -64,7 +64,7 @@ impl Inner {
         nodes: &[Option<NodeId>],
     ) -> Result<(), Failure> {
         let Some(volume) = self.resolve(calls, id).await? else { return Ok(()) };
-        let hint = appliance.index.protocol_hint(&id.to_string()).filter(|p| BUILT.contains(p));
+        let hint = appliance.index.protocol_hint(&id.to_string());
         let mut protocol = match hint {
             Some(hint) => hint,
             None => match self.find(appliance, calls, &volume).await? {
@@ -76,9 +76,7 @@ impl Inner {
         loop {
             let revoked = with_export!(
                 protocol,
-                E => Box::pin(self.revoke_as::<E>(appliance, calls, &volume, nodes)).await?,
-                // Nothing of a protocol that is not built was ever published by this driver.
-                _ => return Ok(())
+                E => Box::pin(self.revoke_as::<E>(appliance, calls, &volume, nodes)).await?
             );
             match revoked {
                 None => return Ok(()),
@@ -131,11 +129,11 @@ impl Inner {
         calls: &Calls,
         volume: &Volume,
     ) -> Result<(), Failure> {
-        for protocol in BUILT {
+        for protocol in Protocol::ALL {
             with_export!(protocol, E => {
                 let access = E::access(calls, volume).await?;
                 E::revoke(appliance, calls, volume, None, access, &Revocation::Everyone).await.map_err(half_done)?;
-            }, _ => ());
+            });
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod access;
 mod auth;
+mod health;
 pub mod portal;
 pub(in crate::protocol) mod recent;
 mod session;
@@ -24,6 +25,7 @@ use crate::protocol::{
 };
 use crate::volume::context::Connection;
 use crate::volume::failure::{Failure, Kind};
+use crate::volume::health::Entry;
 use crate::volume::metadata::{ISCSI_IQN, Metadata, NodeRecord};
 use crate::volume::parameter::Parameters;
 use crate::volume::parameter::export::ExportSettings;
@@ -311,6 +313,10 @@ impl Export for Iscsi {
         revocation: &Revocation,
     ) -> Result<(), Failure> {
         access::revoke(appliance, calls, volume, metadata, access, revocation).await
+    }
+
+    async fn health(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<Vec<Entry>, Failure> {
+        health::check(calls, volume, metadata).await
     }
 }
 

@@ -98,6 +98,13 @@ const COMMON: &[Definition] = &[
         check: |v| BLOCK_FILESYSTEMS.contains(&v),
     },
     Definition {
+        name: "mkfsOptions",
+        protocols: BLOCK,
+        values: "arguments for making the file system, 1 to 32 separated by single spaces, of letters, digits and \
+                 -_=,.:^/ (which of them are allowed the node's helper decides)",
+        check: is_argument_list,
+    },
+    Definition {
         name: "deleteStrategy",
         protocols: &Protocol::ALL,
         values: "delete or retain",
@@ -154,6 +161,8 @@ pub struct Parameters {
     pub port: Option<u16>,
     /// The file system that block volumes get when the capability names none.
     pub fs_type: Option<String>,
+    /// Options for making it.
+    pub mkfs_options: Option<String>,
     /// What DeleteVolume does.
     pub delete_strategy: DeleteStrategy,
     /// Name of the claim, when the provisioner sends it (`--extra-create-metadata`).
@@ -210,6 +219,7 @@ impl Parameters {
             server: required("server")?,
             port: given.get("port").and_then(|port| port.parse().ok()),
             fs_type: given.get("fsType").cloned(),
+            mkfs_options: given.get("mkfsOptions").cloned(),
             delete_strategy: given
                 .get("deleteStrategy")
                 .and_then(|text| DeleteStrategy::parse(text))
@@ -277,6 +287,12 @@ fn placement(given: &BTreeMap<String, String>) -> Option<Placement> {
 fn valid(protocol: Option<Protocol>) -> String {
     let known = table().filter(|d| protocol.is_none_or(|p| d.protocols.contains(&p)));
     known.map(|d| d.name).collect::<Vec<_>>().join(", ")
+}
+
+fn is_argument_list(value: &str) -> bool {
+    let word =
+        |w: &str| !w.is_empty() && w.chars().all(|c| c.is_ascii_alphanumeric() || "-_=,.:^/".contains(c));
+    value.split(' ').count() <= 32 && value.split(' ').all(word)
 }
 
 fn is_pool(value: &str) -> bool {

@@ -1,4 +1,7 @@
-//! Parameters of SMB shares.
+//! Parameters of SMB shares: there are none.
+//!
+//! `smbCredentialsSecret` of the seeds is a value of the chart, with name and namespace, which it writes into the class as
+//! `csi.storage.k8s.io/node-stage-secret-name` and `-namespace`; as a parameter it would do nothing and is refused.
 
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use truenas::calls::{CreateKind, DatasetProperties, FilesystemCreate, VolumeCreate};
+use truenas::calls::{CreateKind, DatasetProperties, FilesystemCreate, ShareType, VolumeCreate};
 
 use crate::volume::capacity::{Granularity, VOLBLOCKSIZE};
 use crate::volume::failure::Failure;
@@ -243,7 +243,13 @@ impl Zfs {
             return (CreateKind::Volume(fields), properties);
         }
         properties.refreservation = self.reserve.then_some(size);
-        let fields = FilesystemCreate { refquota: Some(size), ..self.filesystem.clone() };
+        let share_type = match protocol {
+            // The preset's ACL lets the appliance's SMB users write; a dataset without it is root's alone. It sets
+            // acltype, aclmode and casesensitivity itself.
+            Protocol::Smb => ShareType::Smb,
+            _ => self.filesystem.share_type,
+        };
+        let fields = FilesystemCreate { refquota: Some(size), share_type, ..self.filesystem.clone() };
         (CreateKind::Filesystem(fields), properties)
     }
 }

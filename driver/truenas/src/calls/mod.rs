@@ -40,7 +40,7 @@ pub use nvmet::{
 };
 pub use pool::Pool;
 pub use query::{Filter, Query};
-pub use smb::SmbShare;
+pub use smb::{SmbShare, SmbShareCreate, SmbShareUpdate};
 pub use snapshot::Snapshot;
 pub use system::{Service, ServiceState, SystemInfo};
 
