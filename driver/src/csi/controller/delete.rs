@@ -107,6 +107,8 @@ impl Inner {
             let judge = attached(appliance, calls, volume, owned.protocol).await?;
             reading.hanging.push((owned.protocol, judge));
         }
+        // To another protocol's judge the volume's own share is a stranger's.
+        reading.hanging.retain(|(protocol, _)| *protocol == owned.protocol);
         let (attached, foreign) = judged(volume, Some(&owned.metadata), reading.hanging);
         check_free(volume, &owned, &reading.tree, reading.snapshots?, &foreign)?;
         match calls.dataset_delete(dataset).await {

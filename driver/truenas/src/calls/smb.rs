@@ -111,6 +111,15 @@ fn create_body(shape: SmbShape, create: &SmbShareCreate) -> Value {
 
 fn update_body(shape: SmbShape, share: &SmbShare, update: &SmbShareUpdate) -> Value {
     let mut body = Map::new();
+    if shape == SmbShape::Flat {
+        // 25.04's model asks for path and name, and has defaults for what is left out: what the driver cares for is
+        // sent as it is.
+        body.insert("path".to_owned(), share.path.as_str().into());
+        body.insert("name".to_owned(), share.name.as_str().into());
+        body.insert("comment".to_owned(), share.comment.as_str().into());
+        body.insert("enabled".to_owned(), share.enabled.into());
+        body.insert(HOSTS.to_owned(), share.hosts.clone().into());
+    }
     if let Some(comment) = &update.comment {
         body.insert("comment".to_owned(), comment.as_str().into());
     }
@@ -214,7 +223,10 @@ mod tests {
             json!({"purpose": "LEGACY_SHARE",
                 "options": {"purpose": "LEGACY_SHARE", "guestok": true, "hostsallow": ["10.0.0.1"]}})
         );
-        assert_eq!(update_body(SmbShape::Flat, &share, &update), json!({"hostsallow": ["10.0.0.1"]}));
+        assert_eq!(
+            update_body(SmbShape::Flat, &share, &update),
+            json!({"path": "/mnt/tank/a", "name": "a", "comment": "", "enabled": false, "hostsallow": ["10.0.0.1"]})
+        );
         let off = SmbShareUpdate { enabled: Some(false), ..SmbShareUpdate::default() };
         assert_eq!(update_body(SmbShape::PurposeAndOptions, &share, &off), json!({"enabled": false}));
     }
