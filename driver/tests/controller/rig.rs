@@ -199,8 +199,15 @@ impl Rig {
             );
         }
         let port = format!("{SERVER}:4420").parse().unwrap();
+        let portal = format!("{SERVER}:3260").parse().unwrap();
         // These tests log in as often as they break connections.
-        let config = Config { nvmet_port: Some(port), schemas, login_rate: usize::MAX, ..config };
+        let config = Config {
+            nvmet_port: Some(port),
+            iscsi_portal: Some(portal),
+            schemas,
+            login_rate: usize::MAX,
+            ..config
+        };
         let appliance = Appliance::start(config).await.expect("the appliance starts");
         let controller = Process::start(&appliance, None).await;
         Rig { appliance, controller }

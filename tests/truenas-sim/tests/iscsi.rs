@@ -137,9 +137,7 @@ async fn what_a_target_names_is_not_removed() {
     let auth = id(&mut client, "iscsi.auth.create", auth).await;
     let groups = json!([{"portal": 1, "initiator": initiator, "authmethod": "CHAP", "auth": 7}]);
     let target = id(&mut client, "iscsi.target.create", json!([{"name": "v", "groups": groups}])).await;
-    for (method, row) in
-        [("iscsi.portal.delete", 1), ("iscsi.initiator.delete", initiator), ("iscsi.auth.delete", auth)]
-    {
+    for (method, row) in [("iscsi.portal.delete", 1), ("iscsi.auth.delete", auth)] {
         assert_eq!(client.err(method, json!([row])).await["data"]["error"], 14, "{method}");
     }
     client.ok("iscsi.target.delete", json!([target])).await;
@@ -148,4 +146,22 @@ async fn what_a_target_names_is_not_removed() {
     {
         client.ok(method, json!([row])).await;
     }
+}
+
+#[tokio::test]
+async fn a_target_whose_initiator_group_was_deleted_admits_everyone() {
+    let (appliance, mut client) = start().await;
+    let names = json!([{"initiators": ["iqn.2026-01.example:a"]}]);
+    let initiator = id(&mut client, "iscsi.initiator.create", names).await;
+    let groups = json!([{"portal": 1, "initiator": initiator}]);
+    let target = id(&mut client, "iscsi.target.create", json!([{"name": "v", "groups": groups}])).await;
+    let session = json!({"initiator": "iqn.2026-01.example:a", "initiator_addr": "10.0.0.1", "target": "iqn.2005-10.org.freenas.ctl:v"});
+    appliance.control().json(json!({"command": "seed", "rows": {"iscsi.session": [session]}})).await.unwrap();
+    client.ok("iscsi.initiator.delete", json!([initiator])).await;
+    let targets = client.ok("iscsi.target.query", json!([])).await;
+    assert_eq!(targets[0]["groups"][0]["initiator"], Value::Null);
+    // A live session is a refusal, unless it shall end.
+    assert_eq!(client.err("iscsi.target.delete", json!([target])).await["data"]["error"], 14);
+    client.ok("iscsi.target.delete", json!([target, true])).await;
+    assert_eq!(client.ok("iscsi.global.sessions", json!([])).await, json!([]));
 }

@@ -131,7 +131,7 @@ pub(super) async fn forget(calls: &Calls, volume: &Volume, tag: i64) -> Result<(
 /// Removes credentials, unless a target refers to them: then they are another volume's.
 pub(super) async fn remove(calls: &Calls, id: i64, doing: &str) -> Result<(), Failure> {
     match calls.iscsi_auth_delete(id).await {
-        Err(error) if error.refused().is_some_and(|e| e.reason.contains("being used")) => Ok(()),
+        Err(error) if error.refused().is_some_and(|e| e.reason.contains("used by")) => Ok(()),
         other => gone(other, doing),
     }
 }

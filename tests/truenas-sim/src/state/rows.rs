@@ -46,6 +46,8 @@ pub enum Table {
     IscsiExtent,
     /// `iscsi.targetextent`
     IscsiTargetExtent,
+    /// Logged-in initiators that stay until their target goes, put there by the control command `seed`
+    IscsiSession,
     /// API keys (state of each: revoked or not)
     ApiKey,
     /// `nvmet.global` and other single rows, by id
@@ -54,7 +56,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Nfs,
         Self::Smb,
         Self::Service,
@@ -70,6 +72,7 @@ impl Table {
         Self::IscsiTarget,
         Self::IscsiExtent,
         Self::IscsiTargetExtent,
+        Self::IscsiSession,
         Self::ApiKey,
         Self::Config,
     ];
@@ -92,6 +95,7 @@ impl Table {
             Self::IscsiTarget => "iscsi.target",
             Self::IscsiExtent => "iscsi.extent",
             Self::IscsiTargetExtent => "iscsi.targetextent",
+            Self::IscsiSession => "iscsi.session",
             Self::ApiKey => "api_key",
             Self::Config => "config",
         }

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset, NfsExport,
-    NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
+    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset,
+    NfsExport, NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use crate::state::{Journal, Tables};
 use pool::{Node, State};

@@ -19,8 +19,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset, NfsExport,
-    NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
+    Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset,
+    NfsExport, NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
 };
 use command::{run, zfs, zfs_busy};
 

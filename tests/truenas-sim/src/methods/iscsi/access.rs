@@ -28,9 +28,8 @@ impl Kind for Initiator {
     }
 
     fn removal(call: &Call, id: i64) -> Result<Vec<(Table, i64)>, Failure> {
-        if super::target::groups_with(&call.shared, "initiator", id) {
-            return Err(Failure::call(EFAULT, format!("Initiator group {id} is used by a target.")));
-        }
+        // `ON DELETE SET NULL`: a target group that names it admits everyone from now on.
+        super::target::forget_initiator(&call.shared, id)?;
         Ok(vec![(Table::IscsiInitiator, id)])
     }
 }
@@ -84,7 +83,7 @@ impl Kind for Auth {
             .any(|(other, row)| other != id && row.get("tag") == Some(&json!(tag)));
         drop(rows);
         if last && super::target::groups_with(&call.shared, "auth", tag) {
-            let words = format!("Authorized access of tag {tag} is used by a target.");
+            let words = format!("Authorized access of {id} is being used by following target(s)");
             return Err(Failure::call(EFAULT, words));
         }
         Ok(vec![(Table::IscsiAuth, id)])

@@ -15,7 +15,7 @@ fn config(call: &Call) -> Value {
 }
 
 fn sessions(call: &Call) -> Result<Vec<Value>, Failure> {
-    let found = call.shared.backend.iscsi_sessions()?;
+    let found = super::sessions(call)?;
     let rows = call.shared.rows();
     let base = exports::iscsi_base(&rows);
     let shown = found.into_iter().map(|session| {

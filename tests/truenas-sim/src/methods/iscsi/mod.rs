@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::crud::{Kind, Service, linked, row_of, taken};
 use super::{Call, merge, unserved};
+use crate::backend::IscsiSession;
 use crate::exports;
 use crate::failure::{EFAULT, Failure};
 use crate::state::Table;
@@ -28,9 +29,22 @@ fn number(row: &Map<String, Value>, key: &str) -> Option<i64> {
     row.get(key).and_then(Value::as_i64)
 }
 
+/// Who is logged in: at the backend's target, and by seed.
+fn sessions(call: &Call) -> Result<Vec<IscsiSession>, Failure> {
+    let mut found = call.shared.backend.iscsi_sessions()?;
+    let rows = call.shared.rows();
+    let own = |row: &Map<String, Value>, field: &str| text(row, field).to_owned();
+    found.extend(rows.all(Table::IscsiSession).map(|(_, row)| IscsiSession {
+        initiator: own(row, "initiator"),
+        address: own(row, "initiator_addr"),
+        target: own(row, "target"),
+    }));
+    Ok(found)
+}
+
 /// Refuses what a connected initiator uses.
 fn refuse_in_use(call: &Call, targets: &[i64]) -> Result<(), Failure> {
-    let sessions = call.shared.backend.iscsi_sessions()?;
+    let sessions = sessions(call)?;
     for id in targets {
         let name = {
             let rows = call.shared.rows();

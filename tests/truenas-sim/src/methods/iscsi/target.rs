@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Call, Kind, linked, number, refuse_in_use, taken, text};
 use crate::appliance::Shared;
+use crate::exports;
 use crate::failure::{Failure, Item};
 use crate::state::{Row, Table};
 use crate::validate;
@@ -19,6 +20,25 @@ fn groups(row: &Row) -> impl Iterator<Item = &Map<String, Value>> {
 pub(super) fn groups_with(shared: &Shared, field: &str, id: i64) -> bool {
     let rows = shared.rows();
     rows.all(Table::IscsiTarget).any(|(_, row)| groups(row).any(|group| number(group, field) == Some(id)))
+}
+
+/// Leaves the groups that name this initiator group without one.
+pub(super) fn forget_initiator(shared: &Shared, id: i64) -> Result<(), Failure> {
+    let mut rows = shared.rows();
+    let naming: Vec<(i64, Row)> = rows
+        .all(Table::IscsiTarget)
+        .filter(|(_, row)| groups(row).any(|group| number(group, "initiator") == Some(id)))
+        .map(|(target, row)| (target, row.clone()))
+        .collect();
+    for (target, mut row) in naming {
+        let mut left: Vec<Map<String, Value>> = groups(&row).cloned().collect();
+        for group in left.iter_mut().filter(|group| number(group, "initiator") == Some(id)) {
+            group.insert("initiator".into(), Value::Null);
+        }
+        row.insert("groups".into(), json!(left));
+        rows.replace(Table::IscsiTarget, target, row)?;
+    }
+    Ok(())
 }
 
 /// `iscsi.target.validate_name`: the finding, or null.
@@ -121,6 +141,12 @@ impl Kind for Target {
             gone.extend(extents.filter_map(|m| number(m, "extent")).map(|e| (Table::IscsiExtent, e)));
         }
         gone.extend(mappings.into_iter().map(|m| (Table::IscsiTargetExtent, m)));
+        // Removing a target ends its sessions.
+        let rows = call.shared.rows();
+        let iqn = rows.get(Table::IscsiTarget, id).map(|row| exports::iqn(&rows, text(row, "name")));
+        let logged_in =
+            rows.all(Table::IscsiSession).filter(|(_, row)| iqn.as_deref() == Some(text(row, "target")));
+        gone.extend(logged_in.map(|(session, _)| (Table::IscsiSession, session)));
         gone.push((Table::IscsiTarget, id));
         Ok(gone)
     }
