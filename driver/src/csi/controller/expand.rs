@@ -93,30 +93,28 @@ impl Inner {
         }
         // Without a required size anything up to the limit will do, and it has some size already.
         let required = range.required.unwrap_or(present);
-        let capacity_bytes = if present >= required && present > 0 {
-            present
+        let (capacity_bytes, reserved) = if present >= required && present > 0 {
+            (present, owned.refreservation)
         } else {
             let size = capacity::choose(range, granularity)?;
             self.grow(appliance, calls, &volume, &owned, size).await?
         };
-        if !block && owned.metadata.requested_parameter(RESERVE) == Some("true") {
-            self.reserve(calls, &volume, &owned, capacity_bytes).await?;
+        if is_reserved(&owned) && reserved.is_none_or(|reserved| reserved < capacity_bytes) {
+            self.reserve(calls, &volume, capacity_bytes).await?;
         }
         Ok(Done::Expanded { capacity_bytes, node_expansion: block })
     }
 
-    /// Lets a file system's reservation follow its size; that of a thick zvol follows by itself. A call of its own,
-    /// because ZFS takes no reservation beyond the quota that is there.
-    async fn reserve(&self, calls: &Calls, volume: &Volume, owned: &Owned, size: u64) -> Result<(), Failure> {
-        if owned.refreservation == Some(size) {
-            return Ok(());
-        }
+    /// Lets the reservation follow the size. A call of its own: ZFS takes no reservation beyond the quota that is
+    /// there, and raises that of a zvol by itself only when it stands exactly where `zfs create` puts it.
+    async fn reserve(&self, calls: &Calls, volume: &Volume, size: u64) -> Result<(), Failure> {
         let update = DatasetUpdate { refreservation: Some(size), ..DatasetUpdate::default() };
         let doing = format!("reserving {size} bytes for dataset {}", volume.dataset);
         calls.dataset_update(&volume.dataset, &update).await.map_err(|error| failed(&doing, &error))?;
         Ok(())
     }
 
+    /// Gives the new size and reservation.
     async fn grow(
         &self,
         appliance: &Appliance,
@@ -124,7 +122,7 @@ impl Inner {
         volume: &Volume,
         owned: &Owned,
         size: u64,
-    ) -> Result<u64, Failure> {
+    ) -> Result<(u64, Option<u64>), Failure> {
         let block = owned.protocol.is_block();
         let update = DatasetUpdate {
             refquota: (!block).then_some(size),
@@ -147,6 +145,17 @@ impl Inner {
         let real = if block { changed.volsize } else { changed.refquota }.unwrap_or(size);
         let entry = Entry { capacity_bytes: real, protocol: Some(owned.protocol) };
         appliance.index.note(&volume.id.to_string(), entry);
-        Ok(real)
+        Ok((real, changed.refreservation))
+    }
+}
+
+/// Whether the volume's whole size is to be reserved for it: so the class said, or so it stands.
+fn is_reserved(owned: &Owned) -> bool {
+    let asked = |key: &str, value: &str| owned.metadata.requested_parameter(key) == Some(value);
+    if owned.protocol.is_block() {
+        asked("zfs.sparse", "false")
+            || (owned.capacity_bytes > 0 && owned.refreservation.is_some_and(|r| r >= owned.capacity_bytes))
+    } else {
+        asked(RESERVE, "true")
     }
 }
