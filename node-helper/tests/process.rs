@@ -133,20 +133,8 @@ async fn what_it_does_not_know_or_do_it_says() {
     assert_eq!(trim.code(), Code::Unimplemented);
     let watch = client.watch_volumes(api::WatchVolumesRequest::default()).await.expect_err("not built");
     assert_eq!(watch.code(), Code::Unimplemented);
-    let smb = api::Source { protocol: Some(api::source::Protocol::Smb(api::SmbSource::default())) };
-    let staging = format!(
-        "{}/plugins/kubernetes.io/csi/tns.csi.io/fb8e20fc2e4c3f248c60c39bd652f3c1347298bb977b8b4d5903b85055620603/globalmount",
-        helper.directory.path().join("kubelet").display()
-    );
-    let stage = api::StageVolumeRequest {
-        volume_id: "ab".to_owned(),
-        staging_path: staging,
-        source: Some(smb),
-        access: Some(api::stage_volume_request::Access::Filesystem(api::FilesystemAccess::default())),
-        ..Default::default()
-    };
-    let status = client.stage_volume(stage).await.expect_err("not built");
-    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    let freeze = client.freeze_volume(api::FreezeVolumeRequest::default()).await.expect_err("not built");
+    assert_eq!(freeze.code(), Code::Unimplemented);
     let large = api::UnstageVolumeRequest { staging_path: "x".repeat(80_000), ..Default::default() };
     let status = client.unstage_volume(Request::new(large)).await.expect_err("too large");
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");

@@ -53,7 +53,6 @@ async fn create_refuses_what_cannot_be_before_any_effect() {
         (with(&|r| r.volume_capabilities[0].access_mode = None), invalid, "access_mode is missing"),
         (with(&|r| r.parameters.clear()), invalid, "\"protocol\" is missing"),
         (parameter("protocol", "ftp"), invalid, "nfs, smb, iscsi or nvmeof"),
-        (parameter("protocol", "iscsi"), invalid, "not built yet"),
         (parameter("colour", "red"), invalid, "parentDataset"),
         (parameter("fsType", "ext4"), invalid, "fsType"),
         (parameter("server", ""), invalid, "server"),

@@ -8,7 +8,8 @@ use crate::rig::{Rig, node, request};
 #[tokio::test(flavor = "multi_thread")]
 async fn each_parameter_is_seen_in_the_export() {
     let root = json!("root");
-    let cases: &[(&[(&str, &str)], &[(&str, Value)])] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, Value)]);
+    let cases: &[Case<'_>] = &[
         (&[], &[("maproot_user", root.clone()), ("maproot_group", root), ("hosts", json!(["192.0.2.1"]))]),
         (
             &[("nfs.networks", "10.244.0.0/16,fd00::/8")],

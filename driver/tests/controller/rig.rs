@@ -394,7 +394,7 @@ pub fn single() -> csi::VolumeCapability {
 
 /// A capability with which several nodes may have a volume of the protocol.
 pub fn shared(protocol: &str) -> csi::VolumeCapability {
-    if protocol != "nvmeof" {
+    if ["nfs", "smb"].contains(&protocol) {
         mount("", Mode::MultiNodeMultiWriter)
     } else {
         block(Mode::MultiNodeMultiWriter)

@@ -182,7 +182,8 @@ async fn prepare(orchestrator: &Orchestrator) -> anyhow::Result<Vec<Volume>> {
     let mut running = JoinSet::new();
     for (number, class) in (0..AT_ONCE / 2).zip(classes().into_iter().cycle()) {
         let orchestrator = orchestrator.clone();
-        running.spawn(async move { orchestrator.create(&format!("bench-there-{number}"), &class, GIB).await });
+        running
+            .spawn(async move { orchestrator.create(&format!("bench-there-{number}"), &class, GIB).await });
     }
     let mut there = Vec::new();
     while let Some(made) = running.join_next().await {

@@ -156,7 +156,9 @@ impl Matrix {
     /// What the Secrets of the run's StorageClass hold.
     fn secrets(&self, run: &Run) -> Vec<(&'static str, String)> {
         match run.protocol {
-            "smb" => vec![("username", programs::SMB_USER.to_owned()), ("password", self.layout.secret.clone())],
+            "smb" => {
+                vec![("username", programs::SMB_USER.to_owned()), ("password", self.layout.secret.clone())]
+            }
             _ => vec![("conformance", self.layout.secret.clone())],
         }
     }

@@ -151,7 +151,7 @@ impl NodeHelper for FakeHelper {
             storage_addresses: words(&["127.0.0.1"]),
             public_key: Vec::new(),
             kernel_release: "6.12.0-fake".to_owned(),
-            protocols: words(&["nfs", "nvmeof"]),
+            protocols: words(&["nfs", "smb", "iscsi", "nvmeof"]),
             filesystems: words(&["ext4", "xfs", "btrfs"]),
         }))
     }

@@ -166,7 +166,7 @@ impl Volumes {
         asked: &v1::StageVolumeRequest,
     ) -> Result<(PathBuf, &'static str), Status> {
         let hash = sha256(&wanted.identity);
-        if wanted.protocol == "nfs" {
+        if ["nfs", "smb"].contains(&wanted.protocol.as_str()) {
             let export = self.dir.join("exports").join(hash);
             std::fs::create_dir_all(&export).map_err(|error| internal("export", &error))?;
             return Ok((export, "mounted"));
@@ -321,7 +321,7 @@ impl Volumes {
     /// As the helper API says.
     pub fn expand(&mut self, asked: &v1::ExpandVolumeRequest) -> Result<v1::ExpandVolumeResponse, Status> {
         let volume = self.at(&asked.volume_id, &asked.volume_path)?;
-        if volume.staged.protocol == "nfs" {
+        if ["nfs", "smb"].contains(&volume.staged.protocol.as_str()) {
             let (bytes, _) = usage_of_tree(&volume.data)?;
             return Ok(v1::ExpandVolumeResponse {
                 capacity_bytes: bytes.total,
@@ -350,7 +350,7 @@ impl Volumes {
                 health: vec![gone],
             });
         }
-        if volume.staged.protocol == "nfs" {
+        if ["nfs", "smb"].contains(&volume.staged.protocol.as_str()) {
             let (bytes, inodes) = usage_of_tree(&volume.data)?;
             return Ok(v1::GetVolumeStatsResponse {
                 bytes: Some(bytes),

@@ -160,7 +160,6 @@ impl Orchestrator {
             volume_id: volume.id.clone(),
             node_id: node_id.to_owned(),
             secrets: volume.class.secrets.clone(),
-            ..ControllerUnpublishVolumeRequest::default()
         };
         self.controller.clone().controller_unpublish_volume(request).await.map(drop)
     }

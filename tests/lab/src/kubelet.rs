@@ -92,7 +92,6 @@ impl Kubelet {
             volume_capability: Some(capability),
             volume_context: volume.context.clone(),
             secrets: volume.class.secrets.clone(),
-            ..NodeStageVolumeRequest::default()
         };
         self.node.clone().node_stage_volume(request).await.map(drop)
     }

@@ -179,7 +179,14 @@ fn files() -> anyhow::Result<()> {
 fn appliance_program(arguments: &[&str]) -> Program {
     let mut program = program("truenas-sim", "truenas-sim")
         .words(&["--backend", "zfs", "--pool", POOL, "--listen", API, "--truenas-version", "25.10"])
-        .words(&["--nvmet-port", "127.0.0.1:4420", "--iscsi-portal", "127.0.0.1:3260", "--smb-user", SMB_USER])
+        .words(&[
+            "--nvmet-port",
+            "127.0.0.1:4420",
+            "--iscsi-portal",
+            "127.0.0.1:3260",
+            "--smb-user",
+            SMB_USER,
+        ])
         .flag("--smb-password-file", run_path("appliance-secret/smb-password"))
         .flag("--state-dir", run_path("appliance"))
         .flag("--api-key-file", run_path("secret/api-key"))

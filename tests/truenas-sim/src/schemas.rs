@@ -134,7 +134,10 @@ mod checked {
                 ));
             }
             let query = params.iter().map(|(n, _, _)| n.as_str()).eq(["filters", "options"]);
-            let mut result = method.get("result").cloned().unwrap_or(Value::Bool(true));
+            // The classes before Pydantic say nothing of the nulls that the appliance answers with.
+            let legacy = method.get("schema_dialect").is_some_and(|dialect| dialect == "legacy");
+            let result = method.get("result").filter(|_| !legacy).cloned();
+            let mut result = result.unwrap_or(Value::Bool(true));
             loosen(&mut result);
             let result = Lazy::new(result);
             out.insert(name.clone(), Method { params, result, query });

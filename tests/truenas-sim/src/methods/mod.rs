@@ -19,6 +19,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::appliance::Shared;
+use crate::backend::Scope;
+use crate::config::Version;
 use crate::failure::Failure;
 use crate::query::Query;
 use crate::server::session::Session;
@@ -55,6 +57,24 @@ impl Call {
     /// The filters and options of a query method.
     pub fn query(&self) -> Query<'_> {
         Query::new(&self.params)
+    }
+
+    /// Adds what the appliance finds out when it shows a row on a dataset: whether that is locked and, from 26 on, which
+    /// one it is. `path` is below `/mnt/` or `zvol/`.
+    fn show_place(&self, row: &mut Map<String, Value>, path: &str) {
+        row.insert("locked".into(), self.locked_info());
+        if self.shared.config.version < Version::V26 {
+            return;
+        }
+        let inside = path.strip_prefix("/mnt/").or_else(|| path.strip_prefix("zvol/")).unwrap_or_default();
+        let ends = inside.match_indices('/').map(|(at, _)| at).chain([inside.len()]);
+        let prefixes: Vec<String> = ends.filter_map(|end| inside.get(..end).map(str::to_owned)).collect();
+        let found = self.shared.backend.datasets(&Scope::Paths(&prefixes)).unwrap_or_default();
+        let dataset = found.into_iter().map(|dataset| dataset.name).max_by_key(String::len);
+        let relative = dataset.as_ref().and_then(|dataset| inside.strip_prefix(dataset.as_str()));
+        let relative = relative.map(|rest| rest.trim_start_matches('/').to_owned());
+        row.insert("dataset".into(), dataset.into());
+        row.insert("relative_path".into(), relative.into());
     }
 
     /// `extra.retrieve_locked_info`, true by default.

@@ -12,8 +12,9 @@ use crate::failure::{Failure, Item};
 use crate::state::Table;
 
 fn entry(call: &Call, row: &Map<String, Value>) -> Value {
+    let path = row.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut row = row.clone();
-    row.insert("locked".into(), call.locked_info());
+    call.show_place(&mut row, &path);
     Value::Object(row)
 }
 

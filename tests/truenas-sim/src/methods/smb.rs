@@ -26,8 +26,9 @@ const FORBIDDEN_PARAMETERS: &[&str] = &[
 ];
 
 fn entry(call: &Call, row: &Map<String, Value>) -> Value {
+    let path = row.get("path").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut row = row.clone();
-    row.insert("locked".into(), call.locked_info());
+    call.show_place(&mut row, &path);
     if let Some(Value::Object(options)) = row.get_mut("options") {
         options.remove("purpose");
     }

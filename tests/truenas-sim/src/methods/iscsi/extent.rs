@@ -87,7 +87,7 @@ impl Kind for Extent {
 
     fn entry(call: &Call, row: &Row) -> Value {
         let mut out = row.clone();
-        out.insert("locked".into(), call.locked_info());
+        call.show_place(&mut out, text(row, "path"));
         Value::Object(out)
     }
 

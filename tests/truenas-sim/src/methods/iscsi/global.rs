@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Call, merge, text, unserved};
+use crate::config::Version;
 use crate::exports::{self, ISCSI_CONFIG};
 use crate::failure::Failure;
 use crate::state::Table;
@@ -11,6 +12,11 @@ fn config(call: &Call) -> Value {
     let rows = call.shared.rows();
     let mut out = rows.get(Table::Config, ISCSI_CONFIG).cloned().unwrap_or_default();
     out.insert("id".into(), json!(1));
+    if call.shared.config.version >= Version::V26 {
+        // SCST, written by way of its configuration file.
+        out.entry("mode").or_insert(json!(0));
+        out.entry("direct_config").or_insert(json!(false));
+    }
     Value::Object(out)
 }
 

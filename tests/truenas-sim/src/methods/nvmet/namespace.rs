@@ -94,7 +94,7 @@ impl Kind for Namespace {
         let mut out = row.clone();
         out.insert("subsys".into(), nested(&call.shared, Table::Subsys, row, "subsys_id"));
         out.remove("subsys_id");
-        out.insert("locked".into(), call.locked_info());
+        call.show_place(&mut out, text(row, "device_path"));
         Value::Object(out)
     }
 
