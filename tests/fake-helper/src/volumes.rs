@@ -89,7 +89,16 @@ fn identity(source: Option<&v1::Source>) -> Result<(&'static str, String), Statu
             // With the user and without the password: a changed password is the same volume.
             Ok(("smb", format!("//{server}/{} of {}", smb.share, smb.username)))
         }
-        Some(Protocol::Iscsi(_)) => Err(Status::unimplemented("iscsi sources are not built in this helper")),
+        Some(Protocol::Iscsi(iscsi)) => {
+            portals(&iscsi.portals)?;
+            if !iscsi.iqn.starts_with("iqn.") || iscsi.iqn.len() > 223 {
+                return Err(Status::invalid_argument("source.iscsi.iqn is no target name"));
+            }
+            if iscsi.serial.is_empty() && iscsi.naa.is_empty() {
+                return Err(Status::invalid_argument("source.iscsi: serial or naa is missing"));
+            }
+            Ok(("iscsi", format!("{} {} {}{}", iscsi.iqn, iscsi.lun, iscsi.serial, iscsi.naa)))
+        }
     }
 }
 
@@ -112,7 +121,7 @@ impl Volumes {
             .map_err(Status::invalid_argument)?;
         let (protocol, identity) = identity(asked.source.as_ref())?;
         let wanted = staged(protocol, identity, access, asked.readonly)?;
-        if protocol == "nvmeof" && asked.capacity_bytes == 0 {
+        if ["iscsi", "nvmeof"].contains(&protocol) && asked.capacity_bytes == 0 {
             return Err(Status::invalid_argument("capacity_bytes is missing"));
         }
         if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
