@@ -67,12 +67,12 @@ enum Trouble {
 }
 
 impl Claim {
-    fn of(number: u8) -> Claim {
-        let protocol = PROTOCOLS[usize::from(number) % PROTOCOLS.len()];
+    fn of(number: u8, protocols: &'static [&'static str]) -> Claim {
+        let protocol = protocols[usize::from(number) % protocols.len()];
         Claim {
             name: format!("pvc-{number}"),
             protocol,
-            several: usize::from(number) / PROTOCOLS.len() % 2 == 1,
+            several: usize::from(number) / protocols.len() % 2 == 1,
         }
     }
 
@@ -197,6 +197,7 @@ fn random_trouble(rng: &mut StdRng) -> Trouble {
 /// One run of random operations.
 struct Run {
     rig: Rig,
+    protocols: &'static [&'static str],
     rng: StdRng,
     volumes: BTreeMap<String, Volume>,
     drops: usize,
@@ -204,7 +205,7 @@ struct Run {
 
 impl Run {
     async fn step(&mut self, step: usize) {
-        let claim = Claim::of(self.rng.random_range(0..CLAIMS));
+        let claim = Claim::of(self.rng.random_range(0..CLAIMS), self.protocols);
         let operation = random_operation(&mut self.rng);
         let trouble = random_trouble(&mut self.rng);
         let (code, after) = expected(&claim, self.volumes.get(&claim.name), operation);
@@ -278,7 +279,7 @@ impl Run {
         assert_eq!(self.rig.datasets().into_iter().collect::<BTreeSet<_>>(), datasets);
         let grants = grants(&self.rig);
         for number in 0..CLAIMS {
-            let claim = Claim::of(number);
+            let claim = Claim::of(number, self.protocols);
             let wanted = self.volumes.get(&claim.name).map(|volume| volume.nodes.clone());
             assert_eq!(grants.get(&claim.dataset()).cloned(), wanted, "who is let in to {claim:?}");
         }
@@ -388,13 +389,14 @@ fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-async fn run(version: Version) {
+async fn run(version: Version, protocols: &'static [&'static str]) {
     let seed = number_from("TNS_CSI_MODEL_SEED").unwrap_or_else(rand::random);
     let steps = number_from("TNS_CSI_MODEL_STEPS").map_or(STEPS, |n| usize::try_from(n).unwrap());
     println!("{steps} operations for TrueNAS {version:?} with TNS_CSI_MODEL_SEED={seed}");
     let rig = Rig::with(Config { version, ..Config::default() }).await;
     let (datasets, rows) = foreign(&rig).await;
-    let mut run = Run { rig, rng: StdRng::seed_from_u64(seed), volumes: BTreeMap::new(), drops: 0 };
+    let mut run =
+        Run { rig, protocols, rng: StdRng::seed_from_u64(seed), volumes: BTreeMap::new(), drops: 0 };
     for step in 0..steps {
         run.step(step).await;
         if step % 500 == 499 {
@@ -406,6 +408,17 @@ async fn run(version: Version) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_ten_thousand_operations_25_04_holds_what_the_model_says() {
+    // NVMe-oF came with 25.10.
+    run(Version::V25_04, &["nfs", "smb", "iscsi"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_ten_thousand_operations_25_10_holds_what_the_model_says() {
-    run(Version::V25_10).await;
+    run(Version::V25_10, &PROTOCOLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_ten_thousand_operations_26_holds_what_the_model_says() {
+    run(Version::V26, &PROTOCOLS).await;
 }
