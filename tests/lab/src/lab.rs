@@ -24,7 +24,7 @@ pub const SERVER: &str = "127.0.0.1";
 /// The appliance's SMB user: an account of the machine that it runs on.
 const SMB_USER: &str = "root";
 /// The user's password: comma and quotes end an option where passwords travel in option strings.
-const SMB_PASSWORD: &str = "p,a\"ss'w=ord %s";
+const SMB_PASSWORD: &str = "p,a\"s's=%s 7f3kq9zx1mvb";
 /// Where the stand-in listens.
 const API: &str = "127.0.0.1:8443";
 /// Where the programs lie.

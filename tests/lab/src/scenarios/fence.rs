@@ -36,6 +36,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: Run::Chain(|lab| Box::pin(waiting(lab))),
         },
         Scenario {
+            name: "fence-iscsi",
+            about: "after the last unpublish nothing that a node writes to its iSCSI device arrives, until access is granted anew",
+            run: Run::Chain(|lab| Box::pin(cut_off(lab))),
+        },
+        Scenario {
             name: "fence-nfs",
             about: "a revoked node fails to write to the NFS volume that it has mounted",
             run: Run::Chain(|lab| Box::pin(fenced(lab, nfs()))),
@@ -86,6 +91,39 @@ async fn waiting(lab: &mut Lab) -> anyhow::Result<()> {
         pending.await.context("the writer died")??.context("the waiting write")?;
     }
     again("NodeStageVolume", async || kubelet.stage(&volume).await).await?;
+    write(&path).await?.context("writing after access was granted anew")?;
+    kubelet.take_down(&volume, POD).await
+}
+
+/// An iSCSI session without access is lost or waits, as iscsid decides; either way nothing arrives.
+async fn cut_off(lab: &mut Lab) -> anyhow::Result<()> {
+    let kubelet = lab.kubelet.clone();
+    let class = Class::block("iscsi", Mode::SingleNodeWriter);
+    let (mut volume, path) = kubelet.bring_up("pvc-cut-off", &class, GIB, POD).await?;
+    write(&path).await?.context("writing while access is granted")?;
+    kubelet.detach(&volume).await.context("ControllerUnpublishVolume")?;
+    let untouched = Untouched::since_now(&volume.id)?;
+    let mut pending = tokio::spawn({
+        let path = path.clone();
+        async move { write(&path).await }
+    });
+    if let Ok(ended) = tokio::time::timeout(Duration::from_secs(25), &mut pending).await {
+        let ended = ended.context("the writer died")??;
+        println!("   refused: {:?}", ended.as_ref().err());
+        ensure!(ended.is_err(), "written without access");
+    } else {
+        println!("   the write waits");
+    }
+    untouched.must_hold().context("after the unpublish was answered")?;
+    kubelet.attach(&mut volume).await.context("ControllerPublishVolume anew")?;
+    if !pending.is_finished() {
+        let ended = pending.await.context("the writer died")??;
+        println!("   with access anew the waiting write ended with {ended:?}");
+    }
+    again("NodeUnpublishVolume", async || kubelet.unpublish(&volume, POD).await).await?;
+    again("NodeUnstageVolume", async || kubelet.unstage(&volume).await).await?;
+    again("NodeStageVolume", async || kubelet.stage(&volume).await).await?;
+    let path = kubelet.publish(&volume, POD, false).await.context("NodePublishVolume anew")?;
     write(&path).await?.context("writing after access was granted anew")?;
     kubelet.take_down(&volume, POD).await
 }

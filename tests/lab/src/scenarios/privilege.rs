@@ -30,6 +30,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             about: "the API key is in no argument, environment, log, ledger or property, also after failures",
             run: Run::Chain(|lab| Box::pin(secrets(lab))),
         },
+        Scenario {
+            name: "secrets-of-volumes",
+            about: "passwords, CHAP secrets and encryption keys are in no argument, environment, log, ledger or property",
+            run: Run::Chain(|lab| Box::pin(secrets_of_volumes(lab))),
+        },
     ]
 }
 
@@ -138,6 +143,44 @@ async fn secrets(lab: &mut Lab) -> anyhow::Result<()> {
     in_files(&part)
 }
 
+async fn secrets_of_volumes(lab: &mut Lab) -> anyhow::Result<()> {
+    let kubelet = lab.kubelet.clone();
+    let chap = iscsi("ext4")
+        .with("iscsi.authMethod", "mutual")
+        .with_secret("chapUser", "node")
+        .with_secret("chapSecret", "Qx7Lm2Vt9Rw4")
+        .with_secret("chapPeerUser", "appliance")
+        .with_secret("chapPeerSecret", "Zk8Np3Hs6Yd5");
+    let encrypted =
+        nfs().with("encryption", "true").with_secret("encryptionPassphrase", "horse 5Jq8Wn2Xc7Tb");
+    for class in [smb(), chap, encrypted] {
+        // The longest word: it stands in every way in which the whole might be quoted.
+        let word = |secret: &String| -> Option<String> {
+            let words = secret.split(|c: char| !c.is_ascii_alphanumeric());
+            words.max_by_key(|word| word.len()).filter(|word| word.len() >= 12).map(str::to_owned)
+        };
+        let words: Vec<String> = class.secrets.values().filter_map(word).collect();
+        ensure!(!words.is_empty(), "nothing to look for in {:?}", class.secrets.keys());
+        let (volume, path) = kubelet.bring_up("pvc-secrets", &class, GIB, POD).await?;
+        fs::write(path.join("data"), "x").with_context(|| format!("writing below {}", path.display()))?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading the mount table")?;
+        let properties = output("zfs", &["get", "-H", "-o", "value", "all", &volume.id])?;
+        let contexts = format!("{:?} {:?}", volume.context, volume.publish_context);
+        for word in &words {
+            in_processes(word)?;
+            in_files(word)?;
+            for (what, text) in
+                [("mount table", &mounts), ("properties", &properties), ("contexts", &contexts)]
+            {
+                ensure!(!text.contains(word.as_str()), "a secret of {} is in the {what}", volume.id);
+            }
+        }
+        kubelet.take_down(&volume, POD).await?;
+        words.iter().try_for_each(|word| in_files(word))?;
+    }
+    Ok(())
+}
+
 /// Arguments and environments of all processes of the guest.
 fn in_processes(part: &str) -> anyhow::Result<()> {
     for entry in fs::read_dir("/proc").context("listing processes")?.filter_map(Result::ok) {
@@ -147,7 +190,7 @@ fn in_processes(part: &str) -> anyhow::Result<()> {
         for file in ["cmdline", "environ"] {
             let bytes = fs::read(entry.path().join(file)).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes);
-            ensure!(!text.contains(part), "the key is in {}", entry.path().join(file).display());
+            ensure!(!text.contains(part), "a secret is in {}", entry.path().join(file).display());
         }
     }
     Ok(())
@@ -167,7 +210,7 @@ fn in_files(part: &str) -> anyhow::Result<()> {
         } else if found.is_file() {
             seen += 1;
             let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            ensure!(!String::from_utf8_lossy(&text).contains(part), "the key is in {}", path.display());
+            ensure!(!String::from_utf8_lossy(&text).contains(part), "a secret is in {}", path.display());
         }
     }
     ensure!(seen >= 5, "only {seen} files were looked at");
