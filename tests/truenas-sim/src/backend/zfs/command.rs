@@ -3,8 +3,14 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::backend::{BackendError, Refusal, Result};
+
+/// How long the NFS server may take to let go of a file system that is exported no more. Its caches are emptied every
+/// other second; the rest is for a machine that is busy.
+const RELEASE: Duration = Duration::from_secs(15);
 
 /// Runs a program without a shell and returns its standard output; a bad end is a refusal in its own words.
 pub(super) fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
@@ -41,16 +47,33 @@ pub(super) fn zfs_with_key(arguments: &[String], key: &str) -> Result<()> {
     if output.status.success() { Ok(()) } else { Err(refusal(&String::from_utf8_lossy(&output.stderr))) }
 }
 
-/// Runs `zfs` for something that an open device forbids. udevd opens each device that changes to look at it: when that
-/// may be what is in the way, its queue is waited for and the command is run once more.
-pub(super) fn zfs_busy(arguments: &[String]) -> Result<()> {
-    match zfs(arguments) {
-        Err(error) if error.kind == Refusal::Busy => {
-            let _unknown = start("udevadm", &["settle", "--timeout=10"]);
-            zfs(arguments).map(drop)
+/// Runs `zfs` for something that a use of the dataset forbids, and once more after each `release` as long as it is a
+/// use that ends by itself: udevd, which opens each zvol that changes to look at it, and the kernel's NFS server, which
+/// lets go of a file system some time after its export has gone (`exp_put` works from a queue, `filecache.c` closes
+/// files from another). Another use of a zvol is refused at once, of a file system after [`RELEASE`].
+pub(super) fn zfs_busy(arguments: &[String], release: impl Fn()) -> Result<()> {
+    let deadline = Instant::now() + RELEASE;
+    let mut pause = Duration::from_millis(20);
+    let mut settled = false;
+    loop {
+        match zfs(arguments) {
+            Err(error) if error.kind == Refusal::Busy && mounted(&error) && Instant::now() < deadline => {
+                release();
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(500));
+            }
+            Err(error) if error.kind == Refusal::Busy && !settled => {
+                settled = true;
+                let _unknown = start("udevadm", &["settle", "--timeout=10"]);
+            }
+            result => return result.map(drop),
         }
-        result => result.map(drop),
     }
+}
+
+/// Whether a file system that cannot be unmounted is what was in the way.
+fn mounted(error: &BackendError) -> bool {
+    error.to_string().contains("cannot unmount")
 }
 
 /// Runs `zfs get -j` with these options on these datasets. Names that do not exist are left out, as `zfs.resource.query`

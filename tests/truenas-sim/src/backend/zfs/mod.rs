@@ -138,7 +138,7 @@ impl Backend for Zfs {
         arguments.extend(recursive.then(|| "-r".to_owned()));
         arguments.extend(force.then(|| "-f".to_owned()));
         arguments.push(name.to_owned());
-        zfs_busy(&arguments)
+        zfs_busy(&arguments, || self.nfs.let_go())
     }
 
     fn promote(&self, name: &str) -> Result<()> {
@@ -146,7 +146,7 @@ impl Backend for Zfs {
     }
 
     fn rename_dataset(&self, name: &str, to: &str) -> Result<()> {
-        zfs_busy(&["rename".to_owned(), name.to_owned(), to.to_owned()])
+        zfs_busy(&["rename".to_owned(), name.to_owned(), to.to_owned()], || self.nfs.let_go())
     }
 
     fn snapshots(&self, of: Option<&str>) -> Result<Vec<Snapshot>> {

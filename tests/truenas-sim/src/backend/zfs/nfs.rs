@@ -49,6 +49,16 @@ impl Server {
         }
         run("exportfs", &["-r"]).map(drop)
     }
+
+    /// Empties the kernel's cache of exports and of who may use them. What is exported is asked for again when it is
+    /// used next, so nothing changes but that a file system which is exported no more is in use no more.
+    pub(super) fn let_go(&self) {
+        let running = self.mountd.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if running {
+            // A refusal shows in that the file system stays busy.
+            let _unknown = run("exportfs", &["-f"]);
+        }
+    }
 }
 
 fn start(mountd: &mut Option<Child>) -> Result<()> {
