@@ -28,10 +28,16 @@ fn check_device(call: &Call, prefix: &str, row: &Row, own: Option<i64>, findings
     } else if row.get("filesize").is_none_or(Value::is_null) {
         findings.push(Item::new(format!("{prefix}.filesize"), "filesize must be set for a FILE"));
     }
-    let used = {
+    let (used, extent) = {
         let rows = call.shared.rows();
-        rows.all(Table::Namespace).any(|(id, other)| Some(id) != own && text(other, "device_path") == path)
+        let mut others = rows.all(Table::Namespace).filter(|(id, _)| Some(*id) != own);
+        let extent = rows.all(Table::IscsiExtent).any(|(_, other)| text(other, "disk") == path);
+        (others.any(|(_, other)| text(other, "device_path") == path), extent)
     };
+    if extent {
+        let words = format!("This device_path is already used by an iSCSI extent: {path}");
+        findings.push(Item::new(at.clone(), words));
+    }
     if used {
         findings
             .push(Item::new(at, format!("This device_path is already used by another namespace: {path}")));
