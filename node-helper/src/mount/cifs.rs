@@ -148,6 +148,7 @@ mod tests {
                 "vers=3.0",
                 "file_mode=0777",
                 "dir_mode=0777",
+                "hard",
                 "uid=1000"
             ]
         );

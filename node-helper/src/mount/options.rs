@@ -40,7 +40,7 @@ impl Family {
         match self {
             Self::Block(kind) => kind.mount_defaults(),
             Self::Nfs => &["vers=4.2", "hard"],
-            Self::Cifs => &["vers=3.0", "file_mode=0777", "dir_mode=0777"],
+            Self::Cifs => &["vers=3.0", "file_mode=0777", "dir_mode=0777", "hard"],
         }
     }
 
@@ -658,13 +658,16 @@ mod tests {
     #[test]
     fn an_smb_mount_has_its_defaults_and_the_caller_wins() {
         for (flags, expected) in [
-            (&[][..], "dir_mode=0777,file_mode=0777,vers=3.0"),
-            (&["vers=3.1.1", "dir_mode=0750"], "dir_mode=0750,file_mode=0777,vers=3.1.1"),
-            (&["vers=3.0.2,seal"], "dir_mode=0777,file_mode=0777,seal,vers=3.02"),
-            (&["nobrl", "brl"], "brl,dir_mode=0777,file_mode=0777,vers=3.0"),
-            (&["serverino,noserverino"], "dir_mode=0777,file_mode=0777,noserverino,vers=3.0"),
+            (&[][..], "dir_mode=0777,file_mode=0777,hard,vers=3.0"),
+            (&["vers=3.1.1", "dir_mode=0750"], "dir_mode=0750,file_mode=0777,hard,vers=3.1.1"),
+            (&["vers=3.0.2,seal"], "dir_mode=0777,file_mode=0777,hard,seal,vers=3.02"),
+            (&["nobrl", "brl"], "brl,dir_mode=0777,file_mode=0777,hard,vers=3.0"),
+            (&["serverino,noserverino"], "dir_mode=0777,file_mode=0777,hard,noserverino,vers=3.0"),
             (&["hard,soft", "noatime"], "dir_mode=0777,file_mode=0777,noatime,soft,vers=3.0"),
-            (&["sec=krb5,cruid=1000,_netdev"], "cruid=1000,dir_mode=0777,file_mode=0777,sec=krb5,vers=3.0"),
+            (
+                &["sec=krb5,cruid=1000,_netdev"],
+                "cruid=1000,dir_mode=0777,file_mode=0777,hard,sec=krb5,vers=3.0",
+            ),
         ] {
             assert_eq!(texts(Family::Cifs, flags, false).unwrap(), expected, "{flags:?}");
         }
