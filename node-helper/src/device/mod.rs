@@ -72,6 +72,37 @@ impl Devices {
         tokio::task::spawn_blocking(move || look(&host, &identity)).await?
     }
 
+    /// Every device of the identity: one node, or each of several disks of a unit between which nothing decides.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find), without the ambiguity.
+    pub async fn every(&self, identity: &DeviceIdentity) -> Result<Vec<VolumeNode>, DeviceError> {
+        match (self.find(identity).await, identity) {
+            (Err(DeviceError::Ambiguous { .. }), DeviceIdentity::Iscsi(unit)) => {
+                let (host, identity, unit) = (self.host.clone(), identity.clone(), unit.clone());
+                tokio::task::spawn_blocking(move || {
+                    let disks = scsi::disks(&host)?.into_iter().filter(|disk| disk.is(&unit));
+                    disks
+                        .map(|disk| {
+                            let path = host.dev(&disk.name);
+                            check_node(&host, &path, disk.number, &identity)?;
+                            Ok(VolumeNode {
+                                path,
+                                number: disk.number,
+                                size: disk.size,
+                                read_only: disk.read_only,
+                                reachable: disk.works,
+                                identity: identity.clone(),
+                            })
+                        })
+                        .collect()
+                })
+                .await?
+            }
+            (found, _) => Ok(found?.into_iter().collect()),
+        }
+    }
+
     /// Opens the volume's node and then makes sure once more that it is the device of its identity: as long as the file
     /// is open the kernel gives the number to no other device, so whatever is done to the number meanwhile is done to
     /// this volume. Others may still open it, exclusively too.

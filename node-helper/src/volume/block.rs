@@ -338,14 +338,13 @@ impl Volumes {
     /// mount namespace; the kernel gives the device to nobody exclusively then, and its session must not be taken from
     /// under it.
     pub(super) async fn prove_unused(&self, identity: &DeviceIdentity) -> Result<(), Failure> {
-        match self.parts.devices.find(identity).await? {
-            None => Ok(()),
-            Some(node) => {
-                let busy = |error: &DeviceError| matches!(error, DeviceError::InUse { .. });
-                let open = move || work::until_free(busy, || node.open_exclusive().map(drop));
-                Ok(work::run("opening the device", open).await??)
-            }
+        // Of several disks between which nothing decides, each: otherwise nothing of them could ever be taken away.
+        for node in self.parts.devices.every(identity).await? {
+            let busy = |error: &DeviceError| matches!(error, DeviceError::InUse { .. });
+            let open = move || work::until_free(busy, || node.open_exclusive().map(drop));
+            work::run("opening the device", open).await??;
         }
+        Ok(())
     }
 
     /// Ends the connection of a device, unless another volume of the ledger uses the same one.
