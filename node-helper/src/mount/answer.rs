@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_server_holds_one_thread_however_often_it_is_asked() {
+    async fn c6_hung_mounts_a_silent_server_holds_one_thread_however_often_it_is_asked() {
         let questions = Questions::default();
         let (answer, silence) = mpsc::channel::<()>();
         let put = Arc::new(AtomicU32::new(0));

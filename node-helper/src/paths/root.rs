@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn only_empty_nodes_are_removed() {
+    fn t2_only_empty_nodes_are_removed() {
         let host = Host::new();
         let place = host.place("volume").expect("a place");
         assert_eq!(place.contents().expect("contents"), Contents::Absent);

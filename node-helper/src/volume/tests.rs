@@ -247,7 +247,7 @@ fn a_device_that_came_back_under_another_number_is_staged_anew_and_never_bound()
 }
 
 #[test]
-fn a_mount_that_is_gone_is_not_bound() {
+fn c6_pod_sees_local_dir_a_mount_that_is_gone_is_not_bound() {
     // kubernetes#117513: a publish on an unmounted staging path gave the pod a local directory.
     on_host(async |host: &mut TestHost| {
         host.create(1);
