@@ -12,6 +12,8 @@ use crate::volume::failure::Failure;
 use crate::volume::parameter::Definition;
 use crate::volume::protocol::Protocol;
 
+/// On SMB the preset of TrueNAS's share decides these, whatever the request says.
+const NFS: &[Protocol] = &[Protocol::Nfs];
 const FILE: &[Protocol] = &[Protocol::Nfs, Protocol::Smb];
 const BLOCK: &[Protocol] = &[Protocol::Iscsi, Protocol::Nvmeof];
 const ALL: &[Protocol] = &Protocol::ALL;
@@ -66,19 +68,19 @@ pub(super) const TABLE: &[Definition] = &[
     },
     Definition {
         name: "zfs.aclmode",
-        protocols: FILE,
+        protocols: NFS,
         values: "passthrough, restricted or discard (TrueNAS's API cannot set groupmask)",
         check: |v| matches!(v, "passthrough" | "restricted" | "discard"),
     },
     Definition {
         name: "zfs.acltype",
-        protocols: FILE,
+        protocols: NFS,
         values: "off, nfsv4 or posix",
         check: |v| matches!(v, "off" | "nfsv4" | "posix"),
     },
     Definition {
         name: "zfs.casesensitivity",
-        protocols: FILE,
+        protocols: NFS,
         values: "sensitive or insensitive (TrueNAS's API cannot set mixed)",
         check: |v| matches!(v, "sensitive" | "insensitive"),
     },
