@@ -108,8 +108,9 @@ fn credentials(
     if user.len() > MAX_USER || !user.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ChapError::User(user_key.0));
     }
-    let printable = secret.bytes().all(|b| (b.is_ascii_graphic() || b == b' ') && b != b'#');
-    if !(MIN_SECRET..=MAX_SECRET).contains(&secret.len()) || !printable || secret.trim() != secret {
+    // open-iscsi's records take no blank and begin a comment at `#`.
+    let printable = secret.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if !(MIN_SECRET..=MAX_SECRET).contains(&secret.len()) || !printable {
         return Err(ChapError::Secret(secret_key.0));
     }
     Ok(Some(Credentials { user: user.clone(), secret: SecretString::from(secret.clone()) }))
