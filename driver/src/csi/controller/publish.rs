@@ -276,8 +276,13 @@ impl Inner {
         let grantees: Vec<Grantee> = accepted.iter().map(|a| a.grantee.clone()).collect();
         let leaving: Vec<NodeRecord> = accepted.iter().filter_map(|a| a.replaces.clone()).collect();
         if !leaving.is_empty() {
-            let remaining = present.iter().chain(grantees.iter().map(|g| &g.record)).cloned().collect();
-            let revocation = Revocation::Nodes { leaving, remaining };
+            // Of a volume for one node nobody else keeps access: then what the old identity still has open is ended too.
+            let revocation = if grantees.iter().all(|grantee| grantee.record.multi_node) {
+                let remaining = present.iter().chain(grantees.iter().map(|g| &g.record)).cloned().collect();
+                Revocation::Nodes { leaving, remaining }
+            } else {
+                Revocation::Everyone
+            };
             let access = E::access(calls, volume).await?;
             E::revoke(appliance, calls, volume, Some(&owned.metadata), access, &revocation).await?;
             let again = E::find(appliance, calls, volume, &hosts).await?;

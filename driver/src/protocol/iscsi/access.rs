@@ -55,8 +55,12 @@ pub(super) async fn standing(
     let found = calls.iscsi_initiator_query(&[Filter::eq("id", id)]).await;
     let found = found.or_failed(&format!("reading who may log in to the iSCSI target of {}", volume.id))?;
     let ours = found.into_iter().find(|row| row.id == id && is_marked(row, volume));
-    // An empty list of ours was emptied by somebody, for everyone.
-    Ok(ours.filter(|row| !row.initiators.is_empty()).map_or(Standing::Foreign, Standing::Ours))
+    Ok(match ours {
+        // An empty list of ours was emptied by somebody, for everyone.
+        Some(row) if row.initiators.is_empty() && target.name == volume.global => Standing::Opened,
+        Some(row) if !row.initiators.is_empty() => Standing::Ours(row),
+        _ => Standing::Foreign,
+    })
 }
 
 /// Whether an initiator group was made for the volume.
