@@ -138,16 +138,32 @@ async fn another_clusters_volume_is_foreign() {
     let rig = Rig::start().await;
     let east = Process::start(&rig.appliance, Some("east")).await;
     let west = Process::start(&rig.appliance, Some("west")).await;
-    let volume = east.create(request("pvc-1", "nvmeof", 1)).await.unwrap();
-    assert_eq!(west.create(request("pvc-1", "nvmeof", 1)).await.unwrap_err().code(), Code::AlreadyExists);
-    assert_eq!(west.delete("tank/pvc-1").await.unwrap_err().code(), Code::FailedPrecondition);
-    assert_eq!(west.publish(&volume, &node("a", 1)).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(west.expand("tank/pvc-1", 2 * GIB).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(west.list(0, "").await.unwrap().entries.len(), 0);
-    assert_eq!(east.list(0, "").await.unwrap().entries.len(), 1);
-    rig.assert_one_volume("nvmeof");
-    east.delete("tank/pvc-1").await.unwrap();
-    rig.assert_empty();
+    for protocol in PROTOCOLS {
+        let volume = east.create(request("pvc-1", protocol, 1)).await.unwrap();
+        east.publish(&volume, &node("a", 1)).await.unwrap();
+        // Whatever protocol the other cluster asks for, and however often.
+        for asked in PROTOCOLS.into_iter().chain([protocol]) {
+            let refused = west.create(request("pvc-1", asked, 1)).await.unwrap_err();
+            assert_eq!(refused.code(), Code::AlreadyExists, "{protocol} and {asked}");
+            assert!(
+                rig.lets_in(protocol, 1),
+                "the export of {protocol} is as it was after a create of {asked}"
+            );
+        }
+        assert_eq!(west.delete("tank/pvc-1").await.unwrap_err().code(), Code::FailedPrecondition);
+        assert_eq!(west.publish(&volume, &node("b", 2)).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(west.expand("tank/pvc-1", 2 * GIB).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(west.list(0, "").await.unwrap().entries.len(), 0);
+        assert_eq!(east.list(0, "").await.unwrap().entries.len(), 1);
+        assert!(rig.lets_in(protocol, 1) && !rig.lets_in(protocol, 2));
+        if protocol == "iscsi" {
+            assert_eq!(rig.initiators_let_in(), [crate::rig::initiator(1)]);
+        }
+        east.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
+        rig.assert_one_volume(protocol);
+        east.delete("tank/pvc-1").await.unwrap();
+        rig.assert_empty();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,10 +154,10 @@ impl Export for Iscsi {
     }
 
     async fn sweep(calls: &Calls, volume: &Volume) -> Result<(), Failure> {
-        let (survey, satellites) =
-            tokio::join!(target::survey(calls, volume, None), target::satellites(calls, volume));
-        let (rows, auths) = satellites?;
-        target::clear(calls, volume, &survey?.attached(volume, None, &rows, &auths)).await
+        // Initiator groups and credentials are made at publish and told by the volume's id alone, which another cluster's
+        // volume may have too: what a creation left behind is told by the derived name, which has the cluster in it.
+        let survey = target::survey(calls, volume, None).await?;
+        target::clear(calls, volume, &survey.attached(volume, None, &[], &[])).await
     }
 
     async fn attached(appliance: &Appliance, calls: &Calls, volume: &Volume) -> Result<Judge, Failure> {

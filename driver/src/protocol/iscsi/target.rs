@@ -6,7 +6,7 @@
 
 use truenas::Calls;
 use truenas::calls::{
-    Filter, IscsiExtent, IscsiExtentCreate, IscsiExtentKind, IscsiTarget, IscsiTargetExtent,
+    Filter, IscsiExtent, IscsiExtentCreate, IscsiExtentKind, IscsiGroup, IscsiTarget, IscsiTargetExtent,
 };
 
 use crate::protocol::call::{Answer as _, gone};
@@ -256,10 +256,14 @@ pub(super) async fn clear(calls: &Calls, volume: &Volume, attached: &Attached) -
     for id in of(EXTENT) {
         gone(calls.iscsi_extent_delete(id, true).await, &doing)?;
     }
-    if of(INITIATOR).next().is_some() {
-        // A target that refers to a deleted initiator group admits everyone.
-        for target in by_name(calls, volume, None).await?.iter().filter(|t| !t.groups.is_empty()) {
-            calls.iscsi_target_update(target.id, &[]).await.or_failed(&doing)?;
+    let rows: Vec<i64> = of(INITIATOR).collect();
+    if !rows.is_empty() {
+        // A target that refers to a deleted initiator group admits everyone, whatever its name.
+        let refers = |group: &IscsiGroup| group.initiator.is_some_and(|id| rows.contains(&id));
+        let all = calls.iscsi_target_query(&[]).await.or_failed(&doing)?;
+        for target in all.into_iter().filter(|target| target.groups.iter().any(refers)) {
+            let kept: Vec<IscsiGroup> = target.groups.into_iter().filter(|group| !refers(group)).collect();
+            calls.iscsi_target_update(target.id, &kept).await.or_failed(&doing)?;
         }
     }
     for id in of(INITIATOR) {
