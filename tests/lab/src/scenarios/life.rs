@@ -43,6 +43,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &nvmeof("ext4")).await })),
         },
         Scenario {
+            name: "nvmeof-dhchap-life",
+            about: "the same for an NVMe-oF volume whose node and appliance prove themselves to each other",
+            run: Run::Chain(|lab| {
+                Box::pin(async {
+                    let class = nvmeof("ext4").with("nvmeof.dhchap", "mutual");
+                    life(&lab.kubelet, &class).await
+                })
+            }),
+        },
+        Scenario {
             name: "nvmeof-xfs-life",
             about: "the same for an NVMe-oF volume with xfs",
             run: Run::Chain(|lab| Box::pin(async { life(&lab.kubelet, &nvmeof("xfs")).await })),

@@ -7,6 +7,7 @@ mod hostile;
 mod interrupt;
 mod iscsi;
 mod life;
+mod parameters;
 mod privilege;
 mod removal;
 mod restage;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         storage::scenarios(),
         samba::scenarios(),
         life::scenarios(),
+        parameters::scenarios(),
         restage::scenarios(),
         restart::scenarios(),
         fence::scenarios(),
