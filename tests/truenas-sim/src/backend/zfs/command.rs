@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{BackendError, Refusal, Result};
 
-/// How long the NFS server may take to let go of a file system that is exported no more. Its caches are emptied every
-/// other second; the rest is for a machine that is busy.
+/// How long the NFS server may take to let go of a file system that is exported no more: a second for each change of
+/// the exports that fell into one second, and more where the machine is busy.
 const RELEASE: Duration = Duration::from_secs(15);
 
 /// Runs a program without a shell and returns its standard output; a bad end is a refusal in its own words.
@@ -48,9 +48,8 @@ pub(super) fn zfs_with_key(arguments: &[String], key: &str) -> Result<()> {
 }
 
 /// Runs `zfs` for something that a use of the dataset forbids, and once more after each `release` as long as it is a
-/// use that ends by itself: udevd, which opens each zvol that changes to look at it, and the kernel's NFS server, which
-/// lets go of a file system some time after its export has gone (`exp_put` works from a queue, `filecache.c` closes
-/// files from another). Another use of a zvol is refused at once, of a file system after [`RELEASE`].
+/// use that ends by itself: udevd, which opens each zvol that changes to look at it, and the caches of the kernel's NFS
+/// server. Another use of a zvol is refused at once, of a file system after [`RELEASE`].
 pub(super) fn zfs_busy(arguments: &[String], release: impl Fn()) -> Result<()> {
     let deadline = Instant::now() + RELEASE;
     let mut pause = Duration::from_millis(20);

@@ -10,6 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::command::run;
 use crate::backend::{BackendError, NfsExport, NfsSecurity, Refusal, Result};
@@ -20,45 +22,80 @@ const THREADS: &str = "8";
 const EXPORTS: &str = "/etc/exports.d/truenas.exports";
 /// Ends the grace period of the server.
 const GRACE: &str = "/proc/fs/nfsd/v4_end_grace";
+/// When the caches that hold file systems were flushed last.
+const CACHES: &[&str] = &["/proc/net/rpc/nfsd.export/flush", "/proc/net/rpc/nfsd.fh/flush"];
+
+/// How long a change waits until the caches can be flushed again: the second of the last flush, and a busy machine.
+const SECOND: Duration = Duration::from_secs(5);
 
 /// The server of this machine.
 #[derive(Debug)]
 pub(super) struct Server {
     exports: PathBuf,
-    mountd: Mutex<Option<Child>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mountd: Option<Child>,
+    /// What the running server exports.
+    applied: Option<String>,
 }
 
 impl Server {
     pub(super) fn new() -> Self {
-        Self { exports: PathBuf::from(EXPORTS), mountd: Mutex::new(None) }
+        Self { exports: PathBuf::from(EXPORTS), state: Mutex::default() }
     }
 
     /// Serves exactly these exports, or nothing.
     pub(super) fn apply(&self, running: bool, exports: &[NfsExport]) -> Result<()> {
-        let mut mountd = self.mountd.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let text = if running { render(exports) } else { String::new() };
+        if running && state.applied.as_ref() == Some(&text) {
+            return Ok(());
+        }
+        state.applied = None;
         if let Some(directory) = self.exports.parent() {
             fs::create_dir_all(directory).map_err(|error| failed("making", directory, &error))?;
         }
-        fs::write(&self.exports, text).map_err(|error| failed("writing", &self.exports, &error))?;
+        fs::write(&self.exports, &text).map_err(|error| failed("writing", &self.exports, &error))?;
         if !running {
-            return stop(&mut mountd);
+            return stop(&mut state.mountd);
         }
-        if mountd.is_none() {
-            start(&mut mountd)?;
+        if state.mountd.is_none() {
+            start(&mut state.mountd)?;
         }
-        run("exportfs", &["-r"]).map(drop)
+        let deadline = Instant::now() + SECOND;
+        while !flushable() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        run("exportfs", &["-r"])?;
+        state.applied = Some(text);
+        Ok(())
     }
 
-    /// Empties the kernel's cache of exports and of who may use them. What is exported is asked for again when it is
-    /// used next, so nothing changes but that a file system which is exported no more is in use no more.
+    /// Empties the kernel's caches of exports once more. What is still exported is asked for again when it is used next.
     pub(super) fn let_go(&self) {
-        let running = self.mountd.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if running {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.mountd.is_some() && flushable() {
             // A refusal shows in that the file system stays busy.
             let _unknown = run("exportfs", &["-f"]);
         }
     }
+}
+
+/// Whether a flush of the caches that hold file systems takes effect. The kernel (`write_flush` of
+/// `net/sunrpc/cache.c`) moves the time of a flush one second on when two fall into one second, and cleans nothing
+/// before that time has come: flushes in quick succession put each other off, and what is exported no more stays in
+/// use.
+fn flushable() -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    CACHES.iter().all(|cache| fs::read_to_string(cache).is_ok_and(|flush| passed(&flush, now)))
+}
+
+/// Whether the time of a cache's last flush, in seconds of the Unix epoch as its file says it, lies before this second.
+fn passed(flush: &str, now: u64) -> bool {
+    flush.trim().parse::<u64>().is_ok_and(|flush| flush < now)
 }
 
 fn start(mountd: &mut Option<Child>) -> Result<()> {
@@ -222,6 +259,14 @@ mod tests {
             "\"/mnt/tank/a b\\042c\" 192.0.2.1(sync,no_subtree_check,rw) \
              198.51.100.0/24(sync,no_subtree_check,ro)\n"
         );
+    }
+
+    #[test]
+    fn a_flush_whose_time_has_not_come_is_not_put_off_again() {
+        assert!(passed("1764320000\n", 1_764_320_001));
+        assert!(!passed("1764320001\n", 1_764_320_001));
+        assert!(!passed("1764320002\n", 1_764_320_001));
+        assert!(!passed("", 1_764_320_001));
     }
 
     #[test]
