@@ -146,13 +146,19 @@ impl<'a> Chapter<'a> {
         let full = data::write_until_error(&file, 16 * HEADROOM).await?;
         let full = full.context("writing past the quota was not refused")?;
         let code = full.error.raw_os_error().map(Errno::from_raw);
+        // Over SMB a server has one word for both (Samba: STATUS_DISK_FULL), which the kernel reads as ENOSPC.
+        let expected = if self.class.parameters.get("protocol").is_some_and(|p| p == "smb") {
+            Errno::ENOSPC
+        } else {
+            Errno::EDQUOT
+        };
         ensure!(
-            code == Some(Errno::EDQUOT),
-            "writing past the quota ended with {} instead of EDQUOT",
+            code == Some(expected),
+            "writing past the quota ended with {} instead of {expected:?}",
             full.error
         );
         self.seen(&format!(
-            "with {} MiB left in the quota the pod could write {} MiB, then EDQUOT ({})",
+            "with {} MiB left in the quota the pod could write {} MiB, then {expected:?} ({})",
             HEADROOM >> 20,
             full.written >> 20,
             full.error
