@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::calls::Calls;
 use crate::counters::Outcome;
 use crate::error::{ApiError, CallError, NotSent, Unknown};
 use crate::frame::{self, EncodeError, JsonPlace, MAX_REQUEST};
+use crate::lane::Slot;
 use crate::session::{Flight, Outgoing, Reply, jittered};
 use crate::state::{ConnectionState, LoginRefusal, SessionInfo};
 
@@ -28,7 +29,7 @@ where
 {
     let started = Instant::now();
     let result = answered(calls, method, params).await.and_then(|raw| {
-        serde_json::from_str(raw.get()).map_err(|e| CallError::OutcomeUnknown {
+        serde_json::from_str(raw.as_str()).map_err(|e| CallError::OutcomeUnknown {
             method,
             why: Unknown::Unreadable(JsonPlace(&e).to_string()),
         })
@@ -47,7 +48,7 @@ where
 }
 
 /// Repeats the call while the appliance says that it has too many: then it did nothing.
-async fn answered<P>(calls: &Calls, method: &'static str, params: &P) -> Result<Box<RawValue>, CallError>
+async fn answered<P>(calls: &Calls, method: &'static str, params: &P) -> Result<Utf8Bytes, CallError>
 where
     P: Serialize + Sync + ?Sized,
 {
@@ -79,7 +80,7 @@ async fn once<P>(
     calls: &Calls,
     method: &'static str,
     params: &P,
-) -> Result<Result<Box<RawValue>, Box<ApiError>>, CallError>
+) -> Result<Result<Utf8Bytes, Box<ApiError>>, CallError>
 where
     P: Serialize + Sync + ?Sized,
 {
@@ -158,10 +159,7 @@ pub(crate) async fn session(calls: &Calls, method: &'static str) -> Result<Sessi
 }
 
 /// Waits for a slot until the deadline, or until the login is refused.
-async fn slot(
-    calls: &Calls,
-    state: &mut watch::Receiver<ConnectionState>,
-) -> Result<OwnedSemaphorePermit, NotSent> {
+async fn slot(calls: &Calls, state: &mut watch::Receiver<ConnectionState>) -> Result<Slot, NotSent> {
     let slot = calls.client.shared().lanes.slot(calls.lane);
     tokio::select! {
         biased;

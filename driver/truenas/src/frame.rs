@@ -1,7 +1,8 @@
 //! JSON-RPC 2.0 text: requests out, answers and events in.
 //!
 //! TrueNAS's rules (`ws_handler/rpc.py`): positional parameters, no batches, answers in any order, events in between.
-//! A result stays raw text until the typed caller reads it.
+//! A result stays the part of the message that it is, text, until the typed caller reads it: a listing of many volumes is
+//! tens of megabytes, of which there is one copy.
 
 use std::fmt;
 use std::io;
@@ -73,7 +74,7 @@ pub(crate) fn encode<P: Serialize + ?Sized>(
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// Answer to the request with this id.
-    Answer { id: u64, outcome: Result<Box<RawValue>, RpcError> },
+    Answer { id: u64, outcome: Result<Utf8Bytes, RpcError> },
     /// A change in a collection (`collection_update`).
     Event(Event),
     /// Any other notification.
@@ -185,8 +186,9 @@ struct WireTrace {
 }
 
 /// Reads one message.
-pub(crate) fn parse(text: &str) -> Result<Incoming, Garbage> {
-    let wire: Wire<'_> = serde_json::from_str(text).map_err(|e| Garbage(JsonPlace(&e).to_string()))?;
+pub(crate) fn parse(message: &Utf8Bytes) -> Result<Incoming, Garbage> {
+    let wire: Wire<'_> =
+        serde_json::from_str(message.as_str()).map_err(|e| Garbage(JsonPlace(&e).to_string()))?;
     if let Some(method) = wire.method {
         if method != "collection_update" {
             return Ok(Incoming::Other);
@@ -198,7 +200,7 @@ pub(crate) fn parse(text: &str) -> Result<Incoming, Garbage> {
     }
     let outcome = match (wire.result, wire.error) {
         (_, Some(error)) => Err(rpc_error(error)),
-        (Some(result), None) => Ok(result.to_owned()),
+        (Some(result), None) => Ok(part_of(message, result.get())?),
         (None, None) => return Err(Garbage("neither an answer nor an event".to_owned())),
     };
     let id = wire.id.and_then(|id| id.get().parse().ok());
@@ -208,6 +210,12 @@ pub(crate) fn parse(text: &str) -> Result<Incoming, Garbage> {
         (None, Err(error)) => Err(Garbage(format!("an error without request id (code {})", error.code))),
         (None, Ok(_)) => Err(Garbage("an answer without a known request id".to_owned())),
     }
+}
+
+/// The result without a copy: `text` lies in `message`.
+fn part_of(message: &Utf8Bytes, text: &str) -> Result<Utf8Bytes, Garbage> {
+    let bytes: &Bytes = message.as_ref();
+    Utf8Bytes::try_from(bytes.slice_ref(text.as_bytes())).map_err(|_| Garbage("not UTF-8".to_owned()))
 }
 
 /// Keeps what it can read: a `data` of an unknown shape still leaves code and message.
@@ -233,6 +241,11 @@ pub(crate) fn field_errors(extra: &RawValue) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<Incoming, Garbage> {
+        super::parse(&Utf8Bytes::from(text))
+    }
+
     use proptest::prelude::*;
 
     /// The WebSocket library prints every message, logins included, at the `trace` level of the `log` crate.
@@ -248,7 +261,7 @@ mod tests {
         else {
             panic!("not an answer")
         };
-        assert_eq!(raw.get(), "null");
+        assert_eq!(raw.as_str(), "null");
     }
 
     #[test]
@@ -360,7 +373,7 @@ mod tests {
                 panic!("not an answer")
             };
             prop_assert_eq!(got, id);
-            prop_assert_eq!(serde_json::from_str::<String>(raw.get()).unwrap(), text);
+            prop_assert_eq!(serde_json::from_str::<String>(raw.as_str()).unwrap(), text);
         }
     }
 }

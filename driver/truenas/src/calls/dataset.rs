@@ -55,6 +55,8 @@ pub struct Dataset {
     pub mountpoint: Option<String>,
     /// `readonly=on`.
     pub readonly: bool,
+    /// Encrypted, and its key is not loaded: nothing of it can be read or served.
+    pub locked: bool,
 }
 
 impl Dataset {
@@ -112,7 +114,7 @@ pub struct DatasetUpdate {
 }
 
 /// Properties that every read asks for.
-const READ: [&str; 11] = [
+const READ: [&str; 12] = [
     "volsize",
     "volblocksize",
     "refquota",
@@ -124,6 +126,7 @@ const READ: [&str; 11] = [
     "origin",
     "mountpoint",
     "readonly",
+    "keystatus",
 ];
 
 impl Calls {
@@ -224,13 +227,44 @@ impl Calls {
                 "used",
                 "origin",
                 "readonly",
+                "locked",
             ])
             .extra("retrieve_children", false)
             .extra("flat", true)
-            .extra("properties", json!(READ.iter().filter(|p| **p != "mountpoint").collect::<Vec<_>>()));
+            .extra(
+                "properties",
+                json!(READ.iter().filter(|p| !matches!(**p, "mountpoint" | "keystatus")).collect::<Vec<_>>()),
+            );
         let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
         Ok(rows.into_iter().map(Into::into).collect())
     }
+
+    /// Lists datasets of all pools with little of each: name, kind, sizes, whether it is locked, and the user properties
+    /// `keys` (no dot in them). For listings of tens of thousands, whose answer is one message.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn datasets_listed(
+        &self,
+        filters: &[Filter],
+        keys: &[&str],
+    ) -> Result<Vec<Dataset>, CallError> {
+        let query = Query::default()
+            .select(&["id", "type", "volsize.rawvalue", "refquota.rawvalue", "locked"])
+            .extra("retrieve_children", false)
+            .extra("flat", true)
+            .extra("properties", json!(["volsize", "refquota"]));
+        let query = keys.iter().fold(query, |query, key| query.and_select(user_property_path(key)));
+        let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
+        Ok(rows.into_iter().map(Into::into).collect())
+    }
+}
+
+/// The path of a user property's value in rows of `pool.dataset.query`, for filters and selections. A dot in `key` would be
+/// taken for a step.
+#[must_use]
+pub fn user_property_path(key: &str) -> String {
+    format!("user_properties.{key}.rawvalue")
 }
 
 /// A row of `zfs.resource.query`.
@@ -278,6 +312,8 @@ struct PoolDataset {
     origin: Option<Property>,
     #[serde(default)]
     readonly: Option<Property>,
+    #[serde(default)]
+    locked: Option<bool>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -353,6 +389,7 @@ impl From<Resource> for Dataset {
             origin: get("origin").and_then(Property::text),
             mountpoint: get("mountpoint").and_then(Property::text),
             readonly: is_on(get("readonly")),
+            locked: get("keystatus").and_then(Property::text).as_deref() == Some("unavailable"),
             name: row.name,
             pool: row.pool,
         }
@@ -383,6 +420,7 @@ impl From<PoolDataset> for Dataset {
             origin: row.origin.as_ref().and_then(Property::text),
             mountpoint: row.mountpoint,
             readonly: is_on(row.readonly.as_ref()),
+            locked: row.locked.unwrap_or(false),
             name: row.id,
             pool,
         }

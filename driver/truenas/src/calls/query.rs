@@ -1,5 +1,7 @@
 //! Filters and options of `*.query` methods.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -48,9 +50,9 @@ impl Serialize for Filter {
 /// match is an unspecific error.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Query {
-    /// Top-level fields to return; empty means all.
+    /// Fields to return, dotted paths into them too; empty means all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub select: Vec<&'static str>,
+    pub select: Vec<Cow<'static, str>>,
     /// Fields to sort by, `-field` descending.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub order_by: Vec<&'static str>,
@@ -73,10 +75,17 @@ impl Query {
         self
     }
 
-    /// Returns these top-level fields only.
+    /// Returns these fields only. A dotted path gives the row's nesting, with that part alone in it.
     #[must_use]
     pub fn select(mut self, fields: &[&'static str]) -> Self {
-        self.select = fields.to_vec();
+        self.select = fields.iter().copied().map(Cow::Borrowed).collect();
+        self
+    }
+
+    /// Returns this field too.
+    #[must_use]
+    pub fn and_select(mut self, field: String) -> Self {
+        self.select.push(Cow::Owned(field));
         self
     }
 }

@@ -321,5 +321,5 @@ where
         Err(_) => return Err(failed(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
     };
     let raw = outcome.map_err(|error| AskError::Api(error.into_api_error(method)))?;
-    serde_json::from_str(raw.get()).map_err(|e| failed(format!("unreadable answer ({})", JsonPlace(&e))))
+    serde_json::from_str(raw.as_str()).map_err(|e| failed(format!("unreadable answer ({})", JsonPlace(&e))))
 }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use crate::client::Shared;
 use crate::counters::count;
 use crate::dialect;
 use crate::error::ApiError;
+use crate::lane::Slot;
 use crate::options::{Endpoint, Options};
 use crate::state::{ConnectionState, LoginRefusal, SessionInfo};
 use route::Next;
@@ -48,12 +48,12 @@ pub(crate) struct Outgoing {
     pub(crate) flight: Arc<Flight>,
     pub(crate) deadline: Instant,
     pub(crate) reply: oneshot::Sender<Reply>,
-    pub(crate) slot: OwnedSemaphorePermit,
+    pub(crate) slot: Slot,
 }
 
 /// What came of a sent request. No `Debug`: the result may hold secrets.
 pub(crate) enum Reply {
-    Result(Box<RawValue>),
+    Result(Utf8Bytes),
     Error(Box<ApiError>),
     /// The connection ended first.
     Lost(String),

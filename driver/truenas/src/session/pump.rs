@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error as WsError, Message};
@@ -19,6 +19,7 @@ use super::{Outgoing, Reply};
 use crate::client::Shared;
 use crate::counters::count;
 use crate::frame::{self, Incoming};
+use crate::lane::Slot;
 
 /// Period of the pings; a connection that gave no sign of life for one whole period after a ping is dead. The
 /// appliance's nginx may drop a connection that is idle for 60 s.
@@ -38,7 +39,7 @@ struct Pending {
     deadline: Instant,
     reply: oneshot::Sender<Reply>,
     /// Held until the answer: the appliance counts the call for that long.
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 #[derive(Default)]
