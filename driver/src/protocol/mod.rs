@@ -266,12 +266,17 @@ pub trait Export {
         revocation: &Revocation,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// What is wrong with the export of a volume whose dataset is there, and what to know of it. Changes nothing.
-    fn health(
+    /// What the appliance serves over this protocol.
+    type Served: Send + Sync;
+
+    /// Reads what the appliance serves: of one volume, or of all, with one query for each kind of object.
+    fn served(
         calls: &Calls,
-        volume: &Volume,
-        metadata: &Metadata,
-    ) -> impl Future<Output = Result<Vec<Entry>, Failure>> + Send;
+        of: Option<(&Volume, &Metadata)>,
+    ) -> impl Future<Output = Result<Self::Served, Failure>> + Send;
+
+    /// What is wrong with the export of a volume whose dataset is there, and what to know of it.
+    fn health(served: &Self::Served, volume: &Volume, metadata: &Metadata) -> Vec<Entry>;
 }
 
 /// A node as the appliance will see it.

@@ -62,6 +62,10 @@ impl FileShare for Nfs {
         vec![(NFS_SHARE_PATH, volume.path())]
     }
 
+    async fn all(calls: &Calls) -> Result<Vec<NfsShare>, Failure> {
+        calls.nfs_share_query(&[]).await.or_failed("reading the NFS exports")
+    }
+
     async fn at(calls: &Calls, path: &str) -> Result<Vec<NfsShare>, Failure> {
         calls.nfs_shares_at(path).await.or_failed(&format!("reading the NFS exports of {path}"))
     }

@@ -6,6 +6,7 @@
 //!
 //! What is special to a protocol stands behind [`FileShare`]; everything else is here, for both.
 
+use std::collections::HashMap;
 use std::future::Future;
 
 use truenas::Calls;
@@ -60,6 +61,9 @@ pub trait FileShare {
     /// Stable keys of a new volume's share as properties of its dataset.
     fn stable_keys(volume: &Volume) -> Vec<(&'static str, String)>;
 
+    /// All shares of this protocol.
+    fn all(calls: &Calls) -> impl Future<Output = Result<Vec<Self::Row>, Failure>> + Send;
+
     /// The shares of exactly this directory.
     fn at(calls: &Calls, path: &str) -> impl Future<Output = Result<Vec<Self::Row>, Failure>> + Send;
 
@@ -107,6 +111,10 @@ pub struct Shares<R> {
 }
 
 impl<R: Row> Shares<R> {
+    fn none() -> Self {
+        Shares { all: Vec::new() }
+    }
+
     /// Our share, if there is one; of several (made by two processes at once) the one with the lowest id.
     fn ours<F: FileShare<Row = R>>(&self, volume: &Volume, metadata: Option<&Metadata>) -> Option<&R> {
         let marked = self.all.iter().filter(|s| F::is_marked(s, volume)).min_by_key(|s| s.id());
@@ -115,6 +123,12 @@ impl<R: Row> Shares<R> {
             _ => None,
         })
     }
+}
+
+/// The shares of the appliance by directory, and what is wrong with the service.
+pub struct Served<R> {
+    by_path: HashMap<String, Shares<R>>,
+    service: Option<Entry>,
 }
 
 async fn shares_at<F: FileShare>(calls: &Calls, volume: &Volume) -> Result<Shares<F::Row>, Failure> {
@@ -318,12 +332,27 @@ impl<F: FileShare> Export for F {
         Ok(())
     }
 
-    async fn health(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<Vec<Entry>, Failure> {
-        let (shares, service) =
-            tokio::join!(shares_at::<F>(calls, volume), health::of_service(calls, F::SERVICE));
-        let shares = shares?;
+    type Served = Served<F::Row>;
+
+    async fn served(calls: &Calls, of: Option<(&Volume, &Metadata)>) -> Result<Self::Served, Failure> {
+        let rows = async {
+            match of {
+                Some((volume, _)) => F::at(calls, &volume.path()).await,
+                None => F::all(calls).await,
+            }
+        };
+        let (rows, service) = tokio::join!(rows, health::of_service(calls, F::SERVICE));
+        let mut by_path: HashMap<String, Shares<F::Row>> = HashMap::new();
+        for row in rows? {
+            by_path.entry(row.path().to_owned()).or_insert_with(Shares::none).all.push(row);
+        }
+        Ok(Served { by_path, service: service? })
+    }
+
+    fn health(served: &Self::Served, volume: &Volume, metadata: &Metadata) -> Vec<Entry> {
         let mut entries = Vec::new();
-        match shares.ours::<F>(volume, Some(metadata)) {
+        let share = served.by_path.get(&volume.path());
+        match share.and_then(|shares| shares.ours::<F>(volume, Some(metadata))) {
             None => {
                 let words = missing::<F>(volume).message;
                 entries.push(Entry::new(Status::Inaccessible, "ShareMissing", words));
@@ -342,8 +371,8 @@ impl<F: FileShare> Export for F {
             }
             Some(_) => {}
         }
-        entries.extend(service?);
-        Ok(entries)
+        entries.extend(served.service.clone());
+        entries
     }
 }
 

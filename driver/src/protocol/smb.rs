@@ -83,6 +83,10 @@ impl FileShare for Smb {
         vec![(SMB_SHARE_NAME, volume.global.clone())]
     }
 
+    async fn all(calls: &Calls) -> Result<Vec<SmbShare>, Failure> {
+        calls.smb_share_query(&[]).await.or_failed("reading the SMB shares")
+    }
+
     async fn at(calls: &Calls, path: &str) -> Result<Vec<SmbShare>, Failure> {
         calls.smb_shares_at(path).await.or_failed(&format!("reading the SMB shares of {path}"))
     }

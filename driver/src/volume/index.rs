@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::volume::failure::{Failure, Kind};
+use crate::volume::health;
 use crate::volume::protocol::Protocol;
 
 /// Prefix of page tokens, so that a foreign one is recognised.
@@ -22,18 +23,27 @@ pub struct Entry {
     pub protocol: Option<Protocol>,
 }
 
+/// A volume as a listing gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// What is known of it.
+    pub entry: Entry,
+    /// What was wrong with it, and what to know of it, when the listing was made; none for a volume seen since.
+    pub health: Option<Box<[health::Entry]>>,
+}
+
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// Ids and what is known of them, by id.
-    pub entries: Vec<(String, Entry)>,
+    pub entries: Vec<(String, Listed)>,
     /// Token of the next page; none on the last.
     pub next: Option<String>,
 }
 
 #[derive(Default)]
 struct State {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Listed>,
     complete: bool,
 }
 
@@ -56,13 +66,17 @@ impl Index {
     }
 
     /// Takes in a whole listing.
-    pub fn replace(&self, entries: BTreeMap<String, Entry>) {
+    pub fn replace(&self, entries: BTreeMap<String, Listed>) {
         *self.lock() = State { entries, complete: true };
     }
 
     /// Notes a volume that was seen, made or changed.
     pub fn note(&self, id: &str, entry: Entry) {
-        self.lock().entries.insert(id.to_owned(), entry);
+        let mut state = self.lock();
+        match state.entries.get_mut(id) {
+            Some(known) => known.entry = entry,
+            None => drop(state.entries.insert(id.to_owned(), Listed { entry, health: None })),
+        }
     }
 
     /// Forgets a volume that is gone.
@@ -73,7 +87,7 @@ impl Index {
     /// How the volume is served, as far as remembered: a hint for what to read first.
     #[must_use]
     pub fn protocol_hint(&self, id: &str) -> Option<Protocol> {
-        self.lock().entries.get(id)?.protocol
+        self.lock().entries.get(id)?.entry.protocol
     }
 
     /// The page after `after` (an id that need not exist any more), of at most `max` entries; 0 means all.
@@ -83,7 +97,8 @@ impl Index {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = state.entries.range::<str, _>((from, Bound::Unbounded));
         let max = if max == 0 { usize::MAX } else { max };
-        let entries: Vec<_> = rest.by_ref().take(max).map(|(id, entry)| (id.clone(), *entry)).collect();
+        let entries: Vec<_> =
+            rest.by_ref().take(max).map(|(id, listed)| (id.clone(), listed.clone())).collect();
         let next = match (rest.next(), entries.last()) {
             (Some(_), Some((last, _))) => Some(format!("{TOKEN_PREFIX}{last}")),
             _ => None,
@@ -115,7 +130,8 @@ mod tests {
 
     fn index(ids: &[&str]) -> Index {
         let index = Index::default();
-        index.replace(ids.iter().map(|id| ((*id).to_owned(), ENTRY)).collect());
+        let listed = Listed { entry: ENTRY, health: Some(Box::default()) };
+        index.replace(ids.iter().map(|id| ((*id).to_owned(), listed.clone())).collect());
         index
     }
 
@@ -133,6 +149,19 @@ mod tests {
         let token = first.next.unwrap();
         let second = index.page(read_token(&token).unwrap(), 2);
         assert_eq!((ids(&second), second.next.as_deref()), (vec!["t/d"], None));
+    }
+
+    #[test]
+    fn a_change_keeps_what_the_listing_found_and_a_new_volume_was_not_looked_at() {
+        let index = index(&["t/a"]);
+        let grown = Entry { capacity_bytes: 2, ..ENTRY };
+        index.note("t/a", grown);
+        index.note("t/b", ENTRY);
+        let known: Vec<_> = index.page(None, 0).entries.into_iter().map(|(_, listed)| listed).collect();
+        assert_eq!(
+            known,
+            [Listed { entry: grown, health: Some(Box::default()) }, Listed { entry: ENTRY, health: None }]
+        );
     }
 
     #[test]

@@ -217,7 +217,7 @@ async fn lists_have_pages_and_only_our_volumes() {
     ]}))
     .await;
     for n in 0..5 {
-        rig.controller.create(request(&format!("pvc-{n}"), PROTOCOLS[n % 3], 1)).await.unwrap();
+        rig.controller.create(request(&format!("pvc-{n}"), PROTOCOLS[n % 4], 1)).await.unwrap();
     }
     rig.replace_controller().await;
     let control = rig.control();
@@ -233,7 +233,15 @@ async fn lists_have_pages_and_only_our_volumes() {
         token = page.next_token;
     }
     assert_eq!(ids, ["tank/pvc-0", "tank/pvc-1", "tank/pvc-2", "tank/pvc-3", "tank/pvc-4"]);
-    assert_eq!(control.stats().calls, 1, "one query per listing and none per further page");
+    let asked: Vec<(String, u64)> =
+        control.stats().methods.into_iter().filter(|(method, _)| method.ends_with(".query")).collect();
+    let once = ["iscsi.extent", "iscsi.target", "iscsi.targetextent", "nvmet.namespace", "nvmet.subsys"];
+    let once = once.into_iter().chain(["pool.dataset"]);
+    let mut expected: Vec<(String, u64)> = once.map(|of| (format!("{of}.query"), 1)).collect();
+    // Each protocol looks at its service.
+    expected.push(("service.query".to_owned(), 4));
+    expected.extend(["sharing.nfs.query", "sharing.smb.query"].map(|method| (method.to_owned(), 1)));
+    assert_eq!(asked, expected, "one query of each kind per listing and none per further page");
     assert_eq!(rig.controller.list(0, "nonsense").await.unwrap_err().code(), Code::Aborted);
     assert_eq!(rig.controller.list(-1, "").await.unwrap_err().code(), Code::InvalidArgument);
     rig.assert_schemas();

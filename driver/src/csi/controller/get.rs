@@ -10,8 +10,9 @@ use tns_csi_proto::csi::v1::controller_get_volume_response::VolumeStatus;
 use tokio::time::Instant;
 
 use crate::csi::controller::Inner;
-use crate::protocol::{Export, with_export};
+use crate::protocol::{Export, Volume, with_export};
 use crate::volume::failure::Failure;
+use crate::volume::health::{Entry, Status};
 use crate::volume::{capacity, health};
 
 pub(super) async fn get(
@@ -28,10 +29,11 @@ pub(super) async fn get(
     let calls = appliance.calls(until);
     let volume = inner.resolve(&calls, &id).await?.ok_or_else(unknown)?;
     let owned = inner.find(appliance, &calls, &volume).await?.owned(&id)?;
-    let entries = with_export!(
-        owned.protocol,
-        E => E::health(&calls, &volume, &owned.metadata).await?
-    );
+    let mut entries: Vec<Entry> = locked(&volume, owned.locked).into_iter().collect();
+    entries.extend(with_export!(owned.protocol, E => {
+        let served = E::served(&calls, Some((&volume, &owned.metadata))).await?;
+        E::health(&served, &volume, &owned.metadata)
+    }));
     let (abnormal, message) = health::condition(&entries);
     Ok(csi::ControllerGetVolumeResponse {
         volume: Some(csi::Volume {
@@ -40,9 +42,20 @@ pub(super) async fn get(
             ..Default::default()
         }),
         status: Some(VolumeStatus {
-            // Without LIST_VOLUMES_PUBLISHED_NODES: records name nodes, not their whole ids.
+            // Without LIST_VOLUMES_PUBLISHED_NODES: docs/decisions.md says why.
             published_node_ids: Vec::new(),
             volume_condition: Some(csi::VolumeCondition { abnormal, message }),
         }),
     })
+}
+
+/// What to say of an encrypted dataset whose key is not loaded: after the appliance's restart, one with a passphrase.
+pub(super) fn locked(volume: &Volume, is_locked: bool) -> Option<Entry> {
+    let words = || {
+        format!(
+            "dataset {} is encrypted and locked; unlock it on the appliance (Datasets, Unlock)",
+            volume.dataset
+        )
+    };
+    is_locked.then(|| Entry::new(Status::Inaccessible, "DatasetLocked", words()))
 }

@@ -1,26 +1,51 @@
 //! ListVolumes.
 //!
-//! The rule it keeps: ours only, by the same judgement as everywhere. One filtered query answers a listing; its further
-//! pages come from what that query gave, kept true by our own calls.
+//! The rule it keeps: ours only, by the same judgement as everywhere. One filtered query of datasets answers a listing, and
+//! one query for each kind of object that serves the volumes found tells their condition; further pages come from what
+//! these gave, kept true by our own calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tns_csi_proto::csi::v1 as csi;
+use tns_csi_proto::csi::v1::list_volumes_response::VolumeStatus;
 use tokio::time::Instant;
 use truenas::Calls;
-use truenas::calls::{Dataset, DatasetKind, Filter, Query};
+use truenas::calls::{Dataset, DatasetKind, Filter, user_property_path};
 
 use crate::csi::controller::Inner;
-use crate::csi::controller::lookup::property_path;
-use crate::protocol::Answer as _;
+use crate::csi::controller::get::locked;
 use crate::protocol::appliance::Appliance;
-use crate::volume::capacity;
+use crate::protocol::iscsi::Iscsi;
+use crate::protocol::nfs::Nfs;
+use crate::protocol::nvmeof::Nvmeof;
+use crate::protocol::smb::Smb;
+use crate::protocol::{Answer as _, Export, Volume};
 use crate::volume::failure::Failure;
 use crate::volume::id::{self, VolumeId};
-use crate::volume::index::{Entry, read_token};
-use crate::volume::metadata::{CSI_VOLUME_NAME, MANAGED_BY, MANAGER, Metadata, VOLUME_ID};
+use crate::volume::index::{Entry, Listed, read_token};
+use crate::volume::metadata::{
+    CLUSTER_ID, CSI_VOLUME_NAME, ISCSI_IQN, MANAGED_BY, MANAGER, Metadata, NFS_SHARE_ID, NFS_SHARE_PATH,
+    NVMEOF_SUBSYSTEM_NQN, PROTOCOL, SMB_SHARE_ID, SMB_SHARE_NAME, VOLUME_ID,
+};
 use crate::volume::ownership::{Ownership, judge};
+use crate::volume::protocol::Protocol;
+use crate::volume::{capacity, health};
+
+/// What a listing reads of each volume: whose it is, and by which names it is served.
+const READ: [&str; 11] = [
+    MANAGED_BY,
+    VOLUME_ID,
+    CSI_VOLUME_NAME,
+    CLUSTER_ID,
+    PROTOCOL,
+    NFS_SHARE_PATH,
+    NFS_SHARE_ID,
+    SMB_SHARE_NAME,
+    SMB_SHARE_ID,
+    NVMEOF_SUBSYSTEM_NQN,
+    ISCSI_IQN,
+];
 
 pub(super) async fn list(
     inner: &Arc<Inner>,
@@ -37,13 +62,16 @@ pub(super) async fn list(
         inner.relist(appliance, &appliance.calls(until)).await?;
     }
     let page = appliance.index.page(after, max);
-    let entry = |(volume_id, entry): (String, Entry)| csi::list_volumes_response::Entry {
+    let entry = |(volume_id, listed): (String, Listed)| csi::list_volumes_response::Entry {
         volume: Some(csi::Volume {
             volume_id,
-            capacity_bytes: capacity::to_csi(entry.capacity_bytes),
+            capacity_bytes: capacity::to_csi(listed.entry.capacity_bytes),
             ..Default::default()
         }),
-        status: None,
+        status: Some(VolumeStatus {
+            volume_condition: Some(condition(listed.health.as_deref())),
+            ..VolumeStatus::default()
+        }),
     };
     Ok(csi::ListVolumesResponse {
         entries: page.entries.into_iter().map(entry).collect(),
@@ -51,27 +79,66 @@ pub(super) async fn list(
     })
 }
 
+fn condition(found: Option<&[health::Entry]>) -> csi::VolumeCondition {
+    let (abnormal, message) = found.map_or_else(
+        || (false, "seen after this listing was made, not yet looked at".to_owned()),
+        health::condition,
+    );
+    csi::VolumeCondition { abnormal, message }
+}
+
+/// A volume found among the datasets.
+struct Found {
+    id: String,
+    volume: Volume,
+    metadata: Metadata,
+    capacity_bytes: u64,
+    locked: bool,
+}
+
 impl Inner {
     async fn relist(&self, appliance: &Appliance, calls: &Calls) -> Result<(), Failure> {
-        let filters = [Filter::eq(&property_path(MANAGED_BY), MANAGER)];
-        let marked = calls.datasets_query(&filters, Query::default()).await.or_failed("listing datasets")?;
-        appliance.index.replace(self.volumes_among(appliance, &marked));
+        let filters = [Filter::eq(&user_property_path(MANAGED_BY), MANAGER)];
+        let marked = calls.datasets_listed(&filters, &READ).await.or_failed("listing datasets")?;
+        let mut found = self.volumes_among(appliance, marked);
+        let mut of = |protocol| found.remove(&Some(protocol)).unwrap_or_default();
+        let (nfs, smb, iscsi, nvmeof) = tokio::join!(
+            judged::<Nfs>(calls, of(Protocol::Nfs)),
+            judged::<Smb>(calls, of(Protocol::Smb)),
+            judged::<Iscsi>(calls, of(Protocol::Iscsi)),
+            judged::<Nvmeof>(calls, of(Protocol::Nvmeof)),
+        );
+        let mut entries = BTreeMap::new();
+        entries.extend(nfs?);
+        entries.extend(smb?);
+        entries.extend(iscsi?);
+        entries.extend(nvmeof?);
+        // What remains says of no protocol that it is served by it.
+        entries.extend(found.into_values().flatten().map(|found| {
+            let words = format!("dataset {} records no protocol that is known", found.volume.dataset);
+            let entry = health::Entry::new(health::Status::Inaccessible, "ProtocolUnknown", words);
+            found.listed(None, vec![entry])
+        }));
+        appliance.index.replace(entries);
         Ok(())
     }
 
-    /// The volumes among datasets that carry our marker, by id.
-    fn volumes_among(&self, appliance: &Appliance, marked: &[Dataset]) -> BTreeMap<String, Entry> {
-        let names: BTreeSet<&str> = marked.iter().map(|d| d.name.as_str()).collect();
-        marked.iter().filter_map(|dataset| self.entry(appliance, dataset, &names)).collect()
-    }
-
-    fn entry(
+    /// The volumes among datasets that carry our marker, by protocol.
+    fn volumes_among(
         &self,
         appliance: &Appliance,
-        dataset: &Dataset,
-        marked: &BTreeSet<&str>,
-    ) -> Option<(String, Entry)> {
-        let metadata = Metadata::from(dataset.user_properties.clone());
+        marked: Vec<Dataset>,
+    ) -> BTreeMap<Option<Protocol>, Vec<Found>> {
+        let names: BTreeSet<String> = marked.iter().map(|d| d.name.clone()).collect();
+        let mut by_protocol: BTreeMap<_, Vec<Found>> = BTreeMap::new();
+        for found in marked.into_iter().filter_map(|dataset| self.found(appliance, dataset, &names)) {
+            by_protocol.entry(found.metadata.protocol().ok().flatten()).or_default().push(found);
+        }
+        by_protocol
+    }
+
+    fn found(&self, appliance: &Appliance, dataset: Dataset, marked: &BTreeSet<String>) -> Option<Found> {
+        let metadata = Metadata::from(dataset.user_properties);
         // The id by which the orchestrator knows it is the recorded one; an old volume's is its name.
         let recorded = metadata.get(VOLUME_ID).or_else(|| metadata.get(CSI_VOLUME_NAME))?;
         let id = VolumeId::parse(recorded)?;
@@ -90,7 +157,33 @@ impl Inner {
             DatasetKind::Filesystem => dataset.refquota,
             DatasetKind::Volume => dataset.volsize,
         };
-        let protocol = metadata.protocol().ok().flatten();
-        ours.then(|| (id.to_string(), Entry { capacity_bytes: capacity.unwrap_or(0), protocol }))
+        ours.then(|| Found {
+            id: id.to_string(),
+            volume: self.volume(&id, &dataset.name),
+            metadata,
+            capacity_bytes: capacity.unwrap_or(0),
+            locked: dataset.locked,
+        })
     }
+}
+
+impl Found {
+    fn listed(self, protocol: Option<Protocol>, health: Vec<health::Entry>) -> (String, Listed) {
+        let entry = Entry { capacity_bytes: self.capacity_bytes, protocol };
+        (self.id, Listed { entry, health: Some(health.into_boxed_slice()) })
+    }
+}
+
+/// Volumes of one protocol with what is wrong with them.
+async fn judged<E: Export>(calls: &Calls, volumes: Vec<Found>) -> Result<Vec<(String, Listed)>, Failure> {
+    if volumes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let served = E::served(calls, None).await?;
+    let judge = |found: Found| {
+        let mut health: Vec<_> = locked(&found.volume, found.locked).into_iter().collect();
+        health.extend(E::health(&served, &found.volume, &found.metadata));
+        found.listed(Some(E::PROTOCOL), health)
+    };
+    Ok(volumes.into_iter().map(judge).collect())
 }

@@ -1,7 +1,7 @@
 //! From a volume id to a dataset that is proven to be ours.
 
 use truenas::Calls;
-use truenas::calls::{Dataset, DatasetKind, Filter, Query};
+use truenas::calls::{Dataset, DatasetKind, Filter, Query, user_property_path};
 
 use crate::csi::controller::Inner;
 use crate::protocol::appliance::Appliance;
@@ -30,6 +30,8 @@ pub(super) struct Owned {
     pub refreservation: Option<u64>,
     /// It does not record its volume id yet.
     pub unstamped: bool,
+    /// Encrypted, and its key is not loaded.
+    pub locked: bool,
 }
 
 /// What a dataset turned out to be.
@@ -63,8 +65,8 @@ impl Inner {
             return Ok(Some(self.volume(id, dataset)));
         }
         let filters = [
-            Filter::eq(&property_path(MANAGED_BY), MANAGER),
-            Filter::eq(&property_path(CSI_VOLUME_NAME), id.name()),
+            Filter::eq(&user_property_path(MANAGED_BY), MANAGER),
+            Filter::eq(&user_property_path(CSI_VOLUME_NAME), id.name()),
         ];
         let found = calls
             .datasets_query(&filters, Query::default())
@@ -91,7 +93,7 @@ impl Inner {
     ) -> Result<Finding, Failure> {
         let Some(dataset) = read else { return Ok(Finding::Absent) };
         let id = volume.id.to_string();
-        let kind = dataset.kind;
+        let (kind, locked) = (dataset.kind, dataset.locked);
         let capacity = match kind {
             DatasetKind::Filesystem => dataset.refquota,
             DatasetKind::Volume => dataset.volsize,
@@ -139,6 +141,7 @@ impl Inner {
             sparse: refreservation.is_none(),
             refreservation,
             unstamped,
+            locked,
         })))
     }
 
@@ -159,10 +162,4 @@ impl Inner {
         let id = VolumeId::parse(volume_id)?;
         Some((self.appliance_of(&id)?, id))
     }
-}
-
-/// The path of a user property's value in rows of `pool.dataset.query`.
-pub(super) fn property_path(key: &str) -> String {
-    // A dot inside the key would be taken for a step; none of the keys used here has one.
-    format!("user_properties.{key}.rawvalue")
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use truenas::Calls;
 use truenas::calls::{Dataset, DatasetUpdate, PropertyChange, UserProperty};
 
+use crate::csi::controller::get::locked;
 use crate::csi::controller::lookup::Owned;
 use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
@@ -207,6 +208,9 @@ impl Inner {
         let owned = self.judge(appliance, calls, volume, read).await?.owned(&volume.id)?;
         if owned.protocol != E::PROTOCOL {
             return Ok(Err(owned.protocol));
+        }
+        if let Some(entry) = locked(volume, owned.locked) {
+            return Err(Failure::precondition(format!("volume {}: {}", volume.id, entry.message)));
         }
         let mut outcomes: Vec<Option<Failure>> = Vec::new();
         let mut accepted: Vec<Accepted> = Vec::new();

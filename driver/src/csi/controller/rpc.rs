@@ -12,14 +12,15 @@ use crate::csi::controller::{
 use crate::volume::failure::{Failure, Kind};
 
 /// What the controller offers. Not PUBLISH_READONLY: an appliance's grant knows no reading only, so it would be a
-/// promise that nobody keeps. Not LIST_VOLUMES_PUBLISHED_NODES: records do not hold whole node ids. Not VOLUME_CONDITION:
-/// it obliges ListVolumes to judge every volume too; ControllerGetVolume gives the condition all the same.
-const CAPABILITIES: [rpc::Type; 7] = [
+/// promise that nobody keeps. Not LIST_VOLUMES_PUBLISHED_NODES: external-attacher would then list every minute, and a
+/// listing is a walk over all datasets of the appliance.
+const CAPABILITIES: [rpc::Type; 8] = [
     rpc::Type::CreateDeleteVolume,
     rpc::Type::PublishUnpublishVolume,
     rpc::Type::ListVolumes,
     rpc::Type::GetCapacity,
     rpc::Type::GetVolume,
+    rpc::Type::VolumeCondition,
     rpc::Type::ExpandVolume,
     rpc::Type::SingleNodeMultiWriter,
 ];

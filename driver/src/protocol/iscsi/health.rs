@@ -4,20 +4,32 @@ use truenas::Calls;
 
 use crate::protocol::Volume;
 use crate::protocol::health::of_service;
-use crate::protocol::iscsi::target::survey;
+use crate::protocol::iscsi::target::{Surveyed, survey, survey_all};
 use crate::volume::failure::Failure;
 use crate::volume::health::{Entry, Status};
 use crate::volume::metadata::Metadata;
 
+/// What is there of targets, and what is wrong with the service.
+pub struct Served {
+    surveyed: Surveyed,
+    service: Option<Entry>,
+}
+
+/// Reads what is served of one volume, or of all.
+pub(super) async fn read(calls: &Calls, of: Option<(&Volume, &Metadata)>) -> Result<Served, Failure> {
+    let surveyed = async {
+        match of {
+            Some((volume, metadata)) => survey(calls, volume, Some(metadata)).await.map(Surveyed::from),
+            None => survey_all(calls).await,
+        }
+    };
+    let (surveyed, service) = tokio::join!(surveyed, of_service(calls, "iscsitarget"));
+    Ok(Served { surveyed: surveyed?, service: service? })
+}
+
 /// What is wrong with the target, extent and mapping of a volume whose zvol is there, and what to know of them.
-pub(super) async fn check(
-    calls: &Calls,
-    volume: &Volume,
-    metadata: &Metadata,
-) -> Result<Vec<Entry>, Failure> {
-    let (found, service) =
-        tokio::join!(survey(calls, volume, Some(metadata)), of_service(calls, "iscsitarget"));
-    let found = found?;
+pub(super) fn check(served: &Served, volume: &Volume, metadata: &Metadata) -> Vec<Entry> {
+    let found = served.surveyed.of(volume, metadata);
     let mut entries = Vec::new();
     let mut broken = |reason, what: &str| {
         let words = format!("zvol {} {what}; publishing it makes what is missing", volume.dataset);
@@ -42,6 +54,6 @@ pub(super) async fn check(
             entries.push(Entry::note("NotFenced", words));
         }
     }
-    entries.extend(service?);
-    Ok(entries)
+    entries.extend(served.service.clone());
+    entries
 }

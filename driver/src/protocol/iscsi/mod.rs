@@ -315,8 +315,14 @@ impl Export for Iscsi {
         access::revoke(appliance, calls, volume, metadata, access, revocation).await
     }
 
-    async fn health(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<Vec<Entry>, Failure> {
-        health::check(calls, volume, metadata).await
+    type Served = health::Served;
+
+    async fn served(calls: &Calls, of: Option<(&Volume, &Metadata)>) -> Result<Self::Served, Failure> {
+        health::read(calls, of).await
+    }
+
+    fn health(served: &Self::Served, volume: &Volume, metadata: &Metadata) -> Vec<Entry> {
+        health::check(served, volume, metadata)
     }
 }
 

@@ -4,6 +4,8 @@
 //! unit of the recorded target; a target is the volume's by derived name or recorded IQN. Whatever else serves the zvol
 //! is somebody's.
 
+use std::collections::{BTreeSet, HashMap};
+
 use truenas::Calls;
 use truenas::calls::{
     Filter, IscsiExtent, IscsiExtentCreate, IscsiExtentKind, IscsiGroup, IscsiTarget, IscsiTargetExtent,
@@ -128,6 +130,76 @@ pub(super) async fn survey(
         targets.extend(found.into_iter().filter(|t| others.contains(&t.id)));
     }
     Ok(Survey { extents, targets, mappings })
+}
+
+/// Many surveys in one: everything that the appliance has, to be asked about single volumes.
+#[derive(Debug, Default)]
+pub(super) struct Surveyed {
+    extents: Vec<IscsiExtent>,
+    targets: HashMap<i64, IscsiTarget>,
+    mappings: Vec<IscsiTargetExtent>,
+    /// Places in `extents` by path and by name.
+    extents_at: HashMap<String, Vec<usize>>,
+    /// Ids of targets by name.
+    targets_named: HashMap<String, i64>,
+    /// Places in `mappings` by target and by extent.
+    of_target: HashMap<i64, Vec<usize>>,
+    of_extent: HashMap<i64, Vec<usize>>,
+}
+
+impl From<Survey> for Surveyed {
+    fn from(found: Survey) -> Self {
+        let mut all = Surveyed { extents: found.extents, mappings: found.mappings, ..Surveyed::default() };
+        for (place, extent) in all.extents.iter().enumerate() {
+            for key in extent.path.iter().chain([&extent.name]) {
+                all.extents_at.entry(key.clone()).or_default().push(place);
+            }
+        }
+        for (place, mapping) in all.mappings.iter().enumerate() {
+            all.of_target.entry(mapping.target).or_default().push(place);
+            all.of_extent.entry(mapping.extent).or_default().push(place);
+        }
+        all.targets_named = found.targets.iter().map(|t| (t.name.clone(), t.id)).collect();
+        all.targets = found.targets.into_iter().map(|t| (t.id, t)).collect();
+        all
+    }
+}
+
+impl Surveyed {
+    /// What of it has to do with one volume; the same as a [`survey`] of that volume.
+    pub(super) fn of(&self, volume: &Volume, metadata: &Metadata) -> Survey {
+        let path = IscsiExtentCreate::disk(&volume.dataset);
+        let places = [path.as_str(), volume.global.as_str()].into_iter();
+        let extents: BTreeSet<usize> =
+            places.filter_map(|key| self.extents_at.get(key)).flatten().copied().collect();
+        let extents: Vec<IscsiExtent> =
+            extents.into_iter().filter_map(|place| self.extents.get(place)).cloned().collect();
+        let names = names(volume, Some(metadata));
+        let mut targets: BTreeSet<i64> =
+            names.iter().filter_map(|name| self.targets_named.get(name)).copied().collect();
+        let by_extent = extents.iter().filter_map(|extent| self.of_extent.get(&extent.id));
+        let by_target = targets.iter().filter_map(|target| self.of_target.get(target));
+        let mappings: BTreeSet<usize> = by_extent.chain(by_target).flatten().copied().collect();
+        let mappings: Vec<IscsiTargetExtent> =
+            mappings.into_iter().filter_map(|place| self.mappings.get(place)).cloned().collect();
+        targets.extend(mappings.iter().map(|mapping| mapping.target));
+        let targets = targets.into_iter().filter_map(|id| self.targets.get(&id)).cloned().collect();
+        Survey { extents, targets, mappings }
+    }
+}
+
+/// Reads everything of all volumes.
+pub(super) async fn survey_all(calls: &Calls) -> Result<Surveyed, Failure> {
+    let (extents, targets, mappings) = tokio::join!(
+        calls.iscsi_extent_query(&[]),
+        calls.iscsi_target_query(&[]),
+        calls.iscsi_targetextent_query(&[]),
+    );
+    Ok(Surveyed::from(Survey {
+        extents: extents.or_failed("reading iSCSI extents")?,
+        targets: targets.or_failed("reading iSCSI targets")?,
+        mappings: mappings.or_failed("reading iSCSI logical units")?,
+    }))
 }
 
 /// Reads again only what could differ from what this process saw a moment ago; none when it does.

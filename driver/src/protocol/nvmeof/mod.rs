@@ -7,6 +7,7 @@
 
 mod access;
 pub mod dhchap;
+mod health;
 mod subsystem;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,11 @@ use uuid::Uuid;
 use crate::protocol::appliance::{Appliance, ServingPort, WantedPort};
 use crate::protocol::call::Answer as _;
 use crate::protocol::{
-    Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume, health,
+    Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume,
 };
 use crate::volume::context::{Connection, Portal};
 use crate::volume::failure::{Failure, Kind};
-use crate::volume::health::{Entry, Status};
+use crate::volume::health::Entry;
 use crate::volume::metadata::{Metadata, NVMEOF_SUBSYSTEM_NQN, NodeRecord};
 use crate::volume::name::subsystem_nqn;
 use crate::volume::parameter::Parameters;
@@ -309,41 +310,14 @@ impl Export for Nvmeof {
         access::revoke(appliance, calls, volume, metadata, access, revocation).await
     }
 
-    async fn health(calls: &Calls, volume: &Volume, metadata: &Metadata) -> Result<Vec<Entry>, Failure> {
-        let (namespace, service) =
-            tokio::join!(namespace_on(calls, volume), health::of_service(calls, "nvmet"));
-        let mut entries = Vec::new();
-        match namespace? {
-            None => {
-                let there = subsystem::by_name(calls, volume).await?.is_some();
-                let (reason, what) = if there {
-                    ("NamespaceMissing", "is in no namespace")
-                } else {
-                    ("SubsystemMissing", "has neither a subsystem nor a namespace")
-                };
-                let words = format!("zvol {} {what}; publishing it makes what is missing", volume.dataset);
-                entries.push(Entry::new(Status::Inaccessible, reason, words));
-            }
-            Some(n) if !is_ours(&n.subsys, volume, Some(metadata)) => {
-                let words = foreign_namespace(volume, &n).message;
-                entries.push(Entry::new(Status::Inaccessible, "ForeignNamespace", words));
-            }
-            Some(n) => {
-                if !n.enabled {
-                    let words = format!("namespace {} on zvol {} is disabled", n.id, volume.dataset);
-                    entries.push(Entry::new(Status::Inaccessible, "NamespaceDisabled", words));
-                }
-                if n.subsys.allow_any_host {
-                    let words = format!(
-                        "subsystem {:?} allows any host: unpublishing a node does not keep it out",
-                        n.subsys.name
-                    );
-                    entries.push(Entry::note("NotFenced", words));
-                }
-            }
-        }
-        entries.extend(service?);
-        Ok(entries)
+    type Served = health::Served;
+
+    async fn served(calls: &Calls, of: Option<(&Volume, &Metadata)>) -> Result<Self::Served, Failure> {
+        health::read(calls, of.map(|(volume, _)| volume)).await
+    }
+
+    fn health(served: &Self::Served, volume: &Volume, metadata: &Metadata) -> Vec<Entry> {
+        health::check(served, volume, metadata)
     }
 }
 

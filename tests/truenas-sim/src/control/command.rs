@@ -37,6 +37,7 @@ matching calls from now on (1: the next); WHEN is "before" or "after" the effect
   {"command":"next_stage"}
   {"command":"pool_full","full":true}
   {"command":"busy","dataset":NAME,"busy":true}                     its deletion is refused as busy
+  {"command":"lock","dataset":NAME,"locked":true}                   unload the key of an encrypted dataset (memory backend)
   {"command":"device_delay","ms":5}                                 how late a new zvol's device appears (memory backend)
   {"command":"profile","busy_delete_returns_true":true,"delete_as_26":true}
   {"command":"ha","status":"BACKUP","licensed":true,"redirect":["wss://192.0.2.2/api/current"]}
@@ -208,6 +209,11 @@ pub enum Command {
         #[serde(default = "yes")]
         busy: bool,
     },
+    Lock {
+        dataset: String,
+        #[serde(default = "yes")]
+        locked: bool,
+    },
     DeviceDelay {
         ms: u64,
     },
@@ -266,6 +272,10 @@ pub(super) async fn run(shared: &Arc<Shared>, command: Command) -> Result<Value,
         Command::NextStage => shared.advance(),
         Command::PoolFull { full } => faults.set_pool_full(full),
         Command::Busy { dataset, busy } => faults.set_busy(dataset, busy),
+        Command::Lock { dataset, locked } => match &shared.memory {
+            Some(memory) => memory.set_locked(&dataset, locked)?,
+            None => return Err("only the memory backend can unload a key".into()),
+        },
         Command::DeviceDelay { ms: delay } => match &shared.memory {
             Some(memory) => memory.set_device_delay(ms(delay)),
             None => return Err("only the memory backend has a device delay".into()),

@@ -68,6 +68,21 @@ impl Memory {
         self.device_delay_ms.store(delay.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// Unloads the key of an encrypted dataset, or loads it again: it and what inherits from it is locked. Like the
+    /// appliance's restart does to one with a passphrase.
+    ///
+    /// # Errors
+    /// It is no dataset with a key of its own.
+    pub fn set_locked(&self, dataset: &str, locked: bool) -> std::result::Result<(), String> {
+        let mut state = self.state();
+        if state.encryption_root(dataset).is_none_or(|(root, _)| root != dataset) {
+            return Err(format!("{dataset} has no key of its own"));
+        }
+        let status = if locked { "unavailable" } else { "available" };
+        let change = BTreeMap::from([("keystatus".to_owned(), Some(status.to_owned()))]);
+        state.set(dataset, &change).map_err(|e| e.text)
+    }
+
     /// The exports last applied, and whether the server runs.
     pub fn exports(&self) -> (bool, Vec<NfsExport>) {
         self.exports.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -156,7 +156,7 @@ impl State {
         fixed("encryption", of_root("encryption", "off"));
         fixed("encryptionroot", root.map(|(at, _)| at.to_owned()).unwrap_or_default());
         fixed("keyformat", of_root("keyformat", "none"));
-        fixed("keystatus", root.map_or("none", |_| "available").into());
+        fixed("keystatus", root.map_or("none".to_owned(), |_| of_root("keystatus", "available")));
         fixed("pbkdf2iters", of_root("pbkdf2iters", "0"));
         if !volume {
             fixed("mounted", "yes".into());
