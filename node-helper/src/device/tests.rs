@@ -200,11 +200,15 @@ async fn every_kind_of_user_is_named() {
          32 21 0:6 /nvme0n1 /var/lib/kubelet/raw rw - devtmpfs udev rw\n\
          33 21 0:6 /nvme0n10 /var/lib/kubelet/other rw - devtmpfs udev rw\n",
     );
+    host.write("sys/fs/btrfs/features/raid56", "0\n");
+    host.write("sys/fs/btrfs/5e5c2a/devices/nvme0n1/dev", "259:7\n");
+    host.write("sys/fs/btrfs/6f6d3b/devices/sdb/dev", "8:16\n");
     let users = devices.users(&node).await.unwrap();
     assert_eq!(
         users,
         [
             "dm-3 is stacked on nvme0n1",
+            "nvme0n1 is a mounted btrfs",
             "nvme0n1 is bound to /var/lib/kubelet/raw",
             "nvme0n1 is mounted at /var/lib/kubelet/a\\040b",
             "nvme0n1p1 is mounted at /mnt",

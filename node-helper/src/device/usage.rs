@@ -28,6 +28,7 @@ pub(super) fn users(
         }
     }
     let mounts = mounts(host)?;
+    let btrfs = btrfs_devices(host)?;
     let swaps = attribute(&host.proc("swaps"))?.unwrap_or_default();
     let mut users = BTreeSet::new();
     for (name, number, directory) in &members {
@@ -42,6 +43,9 @@ pub(super) fn users(
                 users.insert(format!("{name} is bound to {}", mount.mount_point.display()));
             }
         }
+        if btrfs.contains(number) {
+            users.insert(format!("{name} is a mounted btrfs"));
+        }
         let node = host.dev(name);
         if swaps
             .lines()
@@ -53,9 +57,25 @@ pub(super) fn users(
     Ok(users.into_iter().collect())
 }
 
-/// Whether a device itself, or its node, is mounted or bound somewhere in this mount namespace.
+/// Whether a device itself, or its node, is mounted or bound somewhere in this mount namespace (a btrfs: anywhere).
 pub(super) fn is_mounted(host: &HostRoot, name: &str, number: DeviceNumber) -> Result<bool, DeviceError> {
-    Ok(mounts(host)?.0.iter().any(|mount| is_at(mount, name, number)))
+    let mounted = mounts(host)?.0.iter().any(|mount| is_at(mount, name, number));
+    Ok(mounted || btrfs_devices(host)?.contains(&number))
+}
+
+/// Devices of every mounted btrfs, as sysfs shows them: the mount table has an anonymous number for it.
+fn btrfs_devices(host: &HostRoot) -> Result<BTreeSet<DeviceNumber>, DeviceError> {
+    let all = host.sys("fs/btrfs");
+    let mut numbers = BTreeSet::new();
+    for id in names(&all)? {
+        let devices = all.join(id).join("devices");
+        for device in names(&devices)? {
+            // A device that died leaves a link to nothing.
+            let number = attribute(&devices.join(device).join("dev"))?;
+            numbers.extend(number.and_then(|text| text.parse::<DeviceNumber>().ok()));
+        }
+    }
+    Ok(numbers)
 }
 
 fn is_at(mount: &procfs::process::MountInfo, name: &str, number: DeviceNumber) -> bool {

@@ -13,6 +13,7 @@ pub(super) struct Btrfs;
 const SUPERBLOCK: usize = 64 << 10;
 const MAGIC: usize = SUPERBLOCK + 0x40;
 const TOTAL_BYTES: usize = SUPERBLOCK + 0x70;
+const NUM_DEVICES: usize = SUPERBLOCK + 0x88;
 
 impl Kind for Btrfs {
     fn mkfs(&self) -> Tool {
@@ -67,15 +68,13 @@ impl Kind for Btrfs {
 
     fn superblock(&self, head: &[u8]) -> Option<Superblock> {
         let magic: [u8; 8] = bytes(head, MAGIC)?;
-        // mkfs.btrfs writes another magic number until it has finished, which blkid and the kernel refuse.
-        match &magic {
-            b"_BHRfS_M" => {
-                Some(Superblock { size: u64::from_le_bytes(bytes(head, TOTAL_BYTES)?), complete: true })
-            }
-            b"!BHRfS_M" => {
-                Some(Superblock { size: u64::from_le_bytes(bytes(head, TOTAL_BYTES)?), complete: false })
-            }
-            _ => None,
-        }
+        let complete = match &magic {
+            b"_BHRfS_M" => true,
+            // mkfs.btrfs writes this one until it has finished; blkid and the kernel refuse it.
+            b"!BHRfS_M" => false,
+            _ => return None,
+        };
+        let size = u64::from_le_bytes(bytes(head, TOTAL_BYTES)?);
+        Some(Superblock { size, complete, devices: u64::from_le_bytes(bytes(head, NUM_DEVICES)?) })
     }
 }

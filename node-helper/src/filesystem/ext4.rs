@@ -101,6 +101,6 @@ impl Kind for Ext4 {
         // 64 KiB is the largest block size there is.
         let block = if shift <= 6 { 1024_u64 << shift } else { return None };
         // mke2fs writes the superblock last, so its presence says that all before it was written.
-        Some(Superblock { size: blocks.checked_mul(block)?, complete: true })
+        Some(Superblock { size: blocks.checked_mul(block)?, complete: true, devices: 1 })
     }
 }

@@ -96,6 +96,8 @@ pub(super) struct Superblock {
     pub(super) size: u64,
     /// False when the superblock itself says that its making was never finished.
     pub(super) complete: bool,
+    /// Devices the file system is spread over: 1, but for btrfs.
+    pub(super) devices: u64,
 }
 
 /// What differs between file systems.

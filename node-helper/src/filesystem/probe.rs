@@ -120,6 +120,12 @@ fn judge(found: &Answer, ends: &Ends, node: &VolumeNode) -> Result<Content, File
             let Some(fs) = mountable(signature) else { return Ok(Content::Other(signature.words())) };
             match seen {
                 Some((own, superblock)) if own == fs && superblock.complete => {
+                    if superblock.devices != 1 {
+                        return Ok(Content::Other(format!(
+                            "a file system {fs} that is spread over {} devices",
+                            superblock.devices
+                        )));
+                    }
                     if superblock.size > node.size {
                         return Err(FilesystemError::Truncated {
                             path: node.path.clone(),

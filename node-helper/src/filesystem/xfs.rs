@@ -83,6 +83,6 @@ impl Kind for Xfs {
         let block = u64::from(u32::from_be_bytes(bytes(head, BLOCK_SIZE)?));
         let blocks = u64::from_be_bytes(bytes(head, DATA_BLOCKS)?);
         let [in_progress] = bytes(head, IN_PROGRESS)?;
-        Some(Superblock { size: blocks.checked_mul(block)?, complete: in_progress == 0 })
+        Some(Superblock { size: blocks.checked_mul(block)?, complete: in_progress == 0, devices: 1 })
     }
 }

@@ -96,15 +96,26 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Device {
-    /// Its number: what the mount table shows. Good as long as the device lives.
+    /// Its number. Good as long as the device lives.
     pub number: DeviceNumber,
     /// Its size in bytes.
     pub size: u64,
+    /// The number that its mounts show, where that is another one: btrfs has an anonymous one for each subvolume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<DeviceNumber>,
+}
+
+impl Device {
+    /// What a mount of it shows as `st_dev`.
+    #[must_use]
+    pub fn shown(&self) -> DeviceNumber {
+        self.mounted.unwrap_or(self.number)
+    }
 }
 
 impl From<&VolumeNode> for Device {
     fn from(node: &VolumeNode) -> Self {
-        Self { number: node.number, size: node.size }
+        Self { number: node.number, size: node.size, mounted: None }
     }
 }
 
@@ -133,7 +144,8 @@ pub struct Published {
     pub readonly: bool,
     /// Whether no other target may exist.
     pub exclusive: bool,
-    /// Number of the device behind it when it was bound; absent for file sources.
+    /// Number that the bind shows: of a raw block device its own, of a file system [`Device::shown`]; absent for file
+    /// sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceNumber>,
 }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod attach;
+pub mod btrfs;
 pub mod cifs;
 pub mod nfs;
 pub mod options;

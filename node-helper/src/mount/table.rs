@@ -11,8 +11,10 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MountInfo, MountOptFields};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::device::DeviceNumber;
+use crate::filesystem::FsType;
 
 /// Suffix the kernel gives to a path whose directory entry is gone.
 const DELETED: &str = "//deleted";
@@ -24,7 +26,8 @@ pub struct Mount {
     pub id: i32,
     /// Id of the mount it is attached to.
     pub parent: i32,
-    /// `st_dev` of its files: the device of ext4 and xfs, an anonymous number (major 0) for NFS, tmpfs, btrfs.
+    /// `st_dev` of its files: the device of ext4 and xfs, an anonymous number (major 0) for NFS and tmpfs. Of
+    /// btrfs the superblock's, see [`MountTable::read_below`].
     pub device: DeviceNumber,
     /// What of the file system is mounted: a path in it, `/` for the whole.
     pub root: String,
@@ -71,6 +74,24 @@ impl MountTable {
     /// When it cannot be read, or a line is not what proc(5) describes: an unreadable table is never an empty one.
     pub fn read() -> io::Result<Self> {
         Self::parse(&std::fs::read("/proc/thread-self/mountinfo")?)
+    }
+
+    /// Reads the table as [`MountTable::read`], and asks btrfs mounts below `root` for their `st_dev`: the table shows
+    /// the number of their superblock, which no file of theirs has. What another mount covers cannot be asked.
+    ///
+    /// # Errors
+    /// As [`MountTable::read`].
+    pub fn read_below(root: &Path) -> io::Result<Self> {
+        let mut table = Self::read()?;
+        for mount in &mut table.0 {
+            if mount.fs_type == FsType::Btrfs.name()
+                && mount.point.starts_with(root)
+                && let Some(number) = shown_at(&mount.point, mount.id)
+            {
+                mount.device = number;
+            }
+        }
+        Ok(table)
     }
 
     /// Reads the table of process 1, where the permissions allow.
@@ -121,6 +142,14 @@ impl MountTable {
     pub fn of_device(&self, device: DeviceNumber) -> impl Iterator<Item = &Mount> {
         self.0.iter().filter(move |mount| mount.device == device)
     }
+}
+
+/// `st_dev` of the root of the mount with this id, when it is the one seen at `point`. Asks no device.
+fn shown_at(point: &Path, id: i32) -> Option<DeviceNumber> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let status = statx(CWD, point, flags, StatxFlags::TYPE | StatxFlags::MNT_ID).ok()?;
+    let same = u64::try_from(id).is_ok_and(|id| id == status.stx_mnt_id);
+    same.then_some(DeviceNumber { major: status.stx_dev_major, minor: status.stx_dev_minor })
 }
 
 fn parse_line(line: &str) -> Option<Mount> {

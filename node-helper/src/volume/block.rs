@@ -5,17 +5,19 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use super::view::is_staging;
 use super::{Stage, StageAccess, Volumes};
 use crate::attach::{Authentication, IscsiTarget, NvmeTarget, Target};
-use crate::device::{DeviceError, DeviceIdentity, NvmeIdentity, VolumeNode};
+use crate::device::{DeviceError, DeviceIdentity, DeviceNumber, NvmeIdentity, VolumeNode};
 use crate::failure::Failure;
 use crate::filesystem::{Content, FilesystemError, Found, FsType, MkfsOptions, Probed};
 use crate::ledger::{Device, Formatting, Intent, Record};
 use crate::mount::attach::Removal;
-use crate::mount::{Detached, MountError, MountOptions};
+use crate::mount::options::Parameter;
+use crate::mount::{Detached, MountError, MountOptions, btrfs};
 use crate::paths::Place;
 use crate::source::{Endpoint, Source, VolumeId};
 use crate::work;
@@ -177,7 +179,7 @@ impl Volumes {
         if !formatted && !wanted.options.read_only() {
             self.parts.filesystems.check(node, wanted.kind, deadline).await?;
         }
-        let place = self.mount_device(node, wanted, place).await?;
+        let place = self.mount_device(request, node, wanted, record, place).await?;
         if let (Content::Filesystem(found), false) = (&probed.content, wanted.options.read_only()) {
             self.fill_device(node, found, &place, deadline).await?;
         }
@@ -235,36 +237,32 @@ impl Volumes {
         }
     }
 
-    /// Mounts the node detached, checks that what was mounted is the device, and only then shows it.
+    /// Mounts the node detached, checks that what was mounted is the device, and only then shows it. What its
+    /// mount will be known by is in the ledger before anybody sees it.
     async fn mount_device(
-        &self,
+        self: &Arc<Self>,
+        request: &Stage,
         node: &VolumeNode,
         wanted: &Wanted<'_>,
+        record: &mut Record,
         place: Place,
     ) -> Result<Place, Failure> {
         let (own, kind, options) = (node.clone(), wanted.kind, wanted.options.clone());
-        let shown = node.path.display().to_string();
+        let doing = format!("mounting {}", node.path.display());
         let outcome = work::run("mounting the device", move || {
-            let source = own.path.display().to_string();
-            let busy = |error: &MountError| error.errno.kind() == std::io::ErrorKind::ResourceBusy;
-            let mount = work::until_free(busy, || {
-                Detached::file_system(kind.name(), &source, options.parameters(), None, options.attributes())
-            });
-            let mount = mount.map_err(|error| match busy(&error) {
-                true => Failure::precondition(format!("{error}; something on this host holds the device")),
-                false => Failure::internal(error.to_string()),
-            })?;
-            let mounted = mount.device().map_err(|error| Failure::internal(error.to_string()))?;
-            if mounted != own.number {
-                return Err(Failure::unavailable(format!(
-                    "{source} became another device while it was mounted ({mounted} instead of {}); nothing is mounted",
-                    own.number
-                )));
-            }
-            mount.attach(&place).map_err(|error| Failure::internal(error.to_string()))?;
-            Ok(place)
+            let mount = mount_checked(&own, kind, &options)?;
+            let shown = mount.device().map_err(|error| Failure::internal(error.to_string()))?;
+            Ok((mount, shown))
         });
-        outcome.await?.map_err(|failure| failure.while_doing(&format!("mounting {shown}")))
+        let outcome: Result<(Detached, DeviceNumber), Failure> = outcome.await?;
+        let (mount, shown) = outcome.map_err(|failure| failure.while_doing(&doing))?;
+        if shown != node.number {
+            record.device = Some(Device { mounted: Some(shown), ..Device::from(node) });
+            self.remember(&request.volume, record).await?;
+        }
+        work::run("attaching the mount", move || mount.attach(&place).map(|()| place))
+            .await?
+            .map_err(|error| Failure::internal(error.to_string()).while_doing(&doing))
     }
 
     /// Grows the file system when its device became larger while nobody could (an expansion while it was not staged,
@@ -372,6 +370,48 @@ impl Volumes {
         self.parts.attachments.detach(identity, deadline).await?;
         Ok(())
     }
+}
+
+/// Mounts the node detached, and proves that the mount is of this device. Blocks.
+fn mount_checked(node: &VolumeNode, kind: FsType, options: &MountOptions) -> Result<Detached, Failure> {
+    let source = node.path.display().to_string();
+    let is = |error: &MountError, errno: Errno| error.errno.raw_os_error() == Some(errno.raw_os_error());
+    let busy = |error: &MountError| is(error, Errno::BUSY);
+    let mut parameters = options.parameters().to_vec();
+    if kind == FsType::Btrfs {
+        // The top of the volume, whatever subvolume a pod has made its default.
+        parameters.push(Parameter::with("subvolid", "5"));
+    }
+    let mount = work::until_free(busy, || {
+        Detached::file_system(kind.name(), &source, &parameters, None, options.attributes())
+    });
+    let mount = mount.map_err(|error| {
+        if busy(&error) {
+            Failure::precondition(format!("{error}; something on this host holds the device"))
+        } else if is(&error, Errno::NODEV) {
+            Failure::precondition(error.to_string())
+        } else if kind == FsType::Btrfs && is(&error, Errno::EXIST) {
+            Failure::precondition(format!(
+                "{error}; the kernel knows another device with this file system's id, as a clone and its source have. \
+                 Before Linux 6.7 both cannot be on one host: use another node, or unstage the other one and run \
+                 \"btrfs device scan --forget\" on this host"
+            ))
+        } else {
+            Failure::internal(error.to_string())
+        }
+    })?;
+    let mounted = match kind {
+        FsType::Btrfs => btrfs::device_of(&mount),
+        FsType::Ext4 | FsType::Xfs => mount.device(),
+    };
+    let mounted = mounted.map_err(|error| Failure::internal(error.to_string()))?;
+    if mounted == node.number {
+        return Ok(mount);
+    }
+    Err(Failure::unavailable(format!(
+        "{source} became another device while it was mounted ({mounted} instead of {}); nothing is mounted",
+        node.number
+    )))
 }
 
 /// Whether two devices hang on the same subsystem or target.

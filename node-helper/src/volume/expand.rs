@@ -67,7 +67,8 @@ impl Volumes {
                 format!("the file system grew from {} to {} bytes", grown.from, grown.to)
             };
         }
-        record.device = Some(Device::from(&node));
+        let mounted = record.device.as_ref().and_then(|device| device.mounted);
+        record.device = Some(Device { mounted, ..Device::from(&node) });
         self.remember(volume, &record).await?;
         Ok(api::ExpandVolumeResponse { capacity_bytes: node.size, outcome })
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::view::{Life, is_staging, is_target};
 use super::{Call, Done, Publish, Volumes, unexpected};
-use crate::device::VolumeNode;
+use crate::device::{DeviceNumber, VolumeNode};
 use crate::failure::Failure;
 use crate::ledger::{Access, Intent, Published, Record};
 use crate::mount::attach::{Removal, device_of};
@@ -45,12 +45,13 @@ impl Volumes {
             Some(node) if request.block => Some(self.parts.devices.pin(node).await?),
             _ => None,
         };
+        let shown = record.device.as_ref().filter(|_| !request.block).map(crate::ledger::Device::shown);
         let entry = Published {
             target: target.clone(),
             options: request.options.texts(),
             readonly: request.options.read_only(),
             exclusive: request.exclusive,
-            device: node.as_ref().map(|node| node.number),
+            device: node.as_ref().map(|node| shown.unwrap_or(node.number)),
         };
         if let Some(mount) = table.top(place.real()) {
             let Some(prior) = record.target(&target) else {
@@ -87,9 +88,10 @@ impl Volumes {
         let place = self.check_target(place, request.block).await?;
         self.check_raw_readonly(&record, &entry, node.as_ref(), &table).await?;
         record.published.retain(|other| other.target != target);
+        let shown = entry.device;
         record.published.push(entry);
         self.remember(volume, &record).await?;
-        match self.bind(&request, node, place).await {
+        match self.bind(&request, node, shown, place).await {
             Ok(()) => Ok("published".to_owned()),
             Err(failure) => {
                 record.published.retain(|other| other.target != target);
@@ -240,6 +242,7 @@ impl Volumes {
         self: &Arc<Self>,
         request: &Publish,
         node: Option<VolumeNode>,
+        wanted: Option<DeviceNumber>,
         place: Place,
     ) -> Result<(), Failure> {
         let staging = self.place(&request.staging.0).await?;
@@ -255,12 +258,11 @@ impl Volumes {
                 }
                 _ => {
                     let root = staging.open().map_err(|error| internal(&error))?;
-                    if let Some(node) = &node {
+                    if let Some(wanted) = wanted {
                         let found = device_of(&root).map_err(|error| internal(&error))?;
-                        if found != node.number {
+                        if found != wanted {
                             return Err(Failure::unavailable(format!(
-                                "the staging path shows device {found} instead of {}; nothing was bound",
-                                node.number
+                                "the staging path shows device {found} instead of {wanted}; nothing was bound"
                             )));
                         }
                     }

@@ -109,7 +109,13 @@ impl Volumes {
         };
         let life = self.parts.devices.find(identity).await?;
         Ok(match life {
-            Some(node) if Some(node.number) == published.device => Removal::Clean,
+            Some(node) if record.device.as_ref().is_some_and(|device| device.number == node.number) => {
+                match record.device.as_ref().map(crate::ledger::Device::shown) == published.device {
+                    true => Removal::Clean,
+                    // A bind of the device before this one.
+                    false => Removal::DetachDead,
+                }
+            }
             _ => Removal::DetachDead,
         })
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{ANSWER, Volumes};
 use crate::device::{DeviceNumber, VolumeNode};
 use crate::failure::Failure;
-use crate::ledger::{Access, Published, Record, RecordedSource};
+use crate::ledger::{Access, Device, Published, Record, RecordedSource};
 use crate::mount::attach::{Removal, remove};
 use crate::mount::{Answer, Mount, MountTable, cifs, nfs};
 use crate::paths::{Contents, Place, VolumePath};
@@ -33,7 +33,8 @@ pub(super) enum Life {
 impl Volumes {
     /// The mount table at this moment.
     pub(super) async fn table(&self) -> Result<MountTable, Failure> {
-        work::run("reading the mount table", MountTable::read)
+        let root = self.parts.root.real().to_owned();
+        work::run("reading the mount table", move || MountTable::read_below(&root))
             .await?
             .map_err(|error| Failure::internal(format!("the mount table cannot be read: {error}")))
     }
@@ -125,9 +126,10 @@ impl Volumes {
         ours: impl Fn(&Mount) -> bool + Send + 'static,
     ) -> Result<(Place, usize), Failure> {
         let shown = place.real().display().to_string();
+        let kubelet = self.parts.root.real().to_owned();
         let outcome = work::run("unmounting", move || {
             for count in 0..MAX_STACK {
-                let table = MountTable::read()?;
+                let table = MountTable::read_below(&kubelet)?;
                 match table.top(place.real()) {
                     Some(mount) if ours(mount) => remove(&place, how)?,
                     _ => return Ok((place, count)),
@@ -149,7 +151,7 @@ impl Volumes {
 
 /// Whether a mount is the one that the record's staging made.
 pub(super) fn is_staging(record: &Record, mount: &Mount) -> bool {
-    is_volume(record, record.device.as_ref().map(|device| device.number), mount)
+    is_volume(record, record.device.as_ref().map(Device::shown), mount)
 }
 
 /// Whether a mount is the one that the record's publish made at that target.

@@ -1,6 +1,7 @@
 //! System calls that no crate wraps, behind safe functions: one file per topic.
 
 pub mod block;
+pub mod btrfs;
 pub mod child;
 mod mount_setattr;
 pub mod readiness;

@@ -74,7 +74,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-async fn life(kubelet: &Kubelet, class: &Class) -> anyhow::Result<()> {
+pub(super) async fn life(kubelet: &Kubelet, class: &Class) -> anyhow::Result<()> {
     let (mut volume, path) = kubelet.bring_up("pvc-life", class, GIB, POD).await?;
     let file = if class.is_block() { path.clone() } else { path.join("data") };
     let bytes = data::noise("life", 8 << 20);

@@ -1,5 +1,6 @@
 //! All scenarios, in the order in which they run: the plain life of a volume first.
 
+mod btrfs;
 mod common;
 mod fence;
 mod format;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         storage::scenarios(),
         samba::scenarios(),
         life::scenarios(),
+        btrfs::scenarios(),
         parameters::scenarios(),
         restage::scenarios(),
         restart::scenarios(),
