@@ -207,6 +207,52 @@ async fn a_helper_older_than_the_request_needs_is_failed_precondition_naming_bot
     assert_eq!(info.code(), Code::FailedPrecondition);
 }
 
+/// A capability with a mount group.
+fn for_group(id: &str) -> csi::VolumeCapability {
+    let mut capability = mount("", Mode::SingleNodeMultiWriter);
+    if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut capability.access_type {
+        mount.volume_mount_group = id.to_owned();
+    }
+    capability
+}
+
+#[tokio::test]
+async fn the_mount_group_reaches_the_helper_which_keeps_pods_of_other_groups_apart() {
+    let mut stand = Stand::start().await;
+    let (staging, target) = (stand.staging(VOLUME), stand.target("pod-1"));
+    stand.stage(nvme_context(), for_group("2000"), &staging).await.unwrap();
+    stand.publish(nvme_context(), for_group("2000"), &staging, &target, false).await.unwrap();
+    let received = stand.helper.received();
+    let [Received::Stage(stage), Received::Publish(publish)] = received.as_slice() else {
+        panic!("{received:?}")
+    };
+    let Some(helper::stage_volume_request::Access::Filesystem(fs)) = &stage.access else {
+        panic!("{stage:?}")
+    };
+    assert_eq!((fs.group, stage.min_revision), (Some(2000), 2));
+    assert_eq!((publish.group, publish.min_revision), (Some(2000), 2));
+
+    let (group, second) = (for_group("3000"), stand.target("pod-2"));
+    let status = stand.publish(nvme_context(), group, &staging, &second, false).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("2000") && status.message().contains("3000"), "{status}");
+    let status = stand.stage(nvme_context(), for_group("3000"), &staging).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+    // A pod without a wish shares it.
+    let none = mount("", Mode::SingleNodeMultiWriter);
+    stand.publish(nvme_context(), none, &staging, &second, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_helper_that_knows_no_groups_refuses_one_and_serves_the_rest() {
+    let mut stand = Stand::start_with(|options| options.revision = 1).await;
+    let staging = stand.staging(VOLUME);
+    let status = stand.stage(nvme_context(), for_group("2000"), &staging).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("revision 2"), "{status}");
+    stand.stage(nvme_context(), mount("", Mode::SingleNodeMultiWriter), &staging).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_helper_of_the_next_release_serves_this_agent() {
     let mut stand = Stand::start_with(|options| options.revision = tns_csi_proto::HELPER_REVISION + 1).await;

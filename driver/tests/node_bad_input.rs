@@ -21,7 +21,7 @@ type Bad<R> = (&'static str, fn(&mut R), Code, &'static str);
 fn mounts_by_group() -> csi::VolumeCapability {
     let mut capability = mount("", Mode::SingleNodeWriter);
     if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut capability.access_type {
-        mount.volume_mount_group = "1000".to_owned();
+        mount.volume_mount_group = "staff".to_owned();
     }
     capability
 }

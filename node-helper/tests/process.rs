@@ -110,8 +110,9 @@ async fn it_serves_its_user_with_few_privileges_and_little_memory() {
     assert_eq!(info.storage_addresses, ["127.0.0.1"]);
     assert!(uuid::Uuid::try_parse(&info.host_uuid).is_ok());
 
-    // SYS_ADMIN (21), SYS_RESOURCE (24), DAC_READ_SEARCH (2) and nothing else, in any set.
-    let allowed: u64 = (1 << 21) | (1 << 24) | (1 << 2);
+    // SYS_ADMIN (21), SYS_RESOURCE (24), DAC_READ_SEARCH (2), CHOWN (0), FOWNER (3), FSETID (4) and nothing else, in
+    // any set.
+    let allowed: u64 = (1 << 21) | (1 << 24) | (1 << 2) | 1 | (1 << 3) | (1 << 4);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         let bits = u64::from_str_radix(&helper.status(set), 16).expect("bits");
         let privileged = own_uid() == 0 || set != "CapBnd";

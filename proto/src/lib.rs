@@ -10,7 +10,9 @@ mod redacted;
 pub mod sealed;
 
 /// Revision of the node-helper API in this tree: raised by one with every field or verb that is added.
-pub const HELPER_REVISION: u32 = 1;
+///
+/// * 2: `FilesystemAccess.group` on every protocol, `PublishVolumeRequest.group`.
+pub const HELPER_REVISION: u32 = 2;
 
 /// Both APIs and what they import, as an encoded `google.protobuf.FileDescriptorSet` with all options (csi_secret
 /// and the alpha marks are extensions, which prost's own descriptor types drop).

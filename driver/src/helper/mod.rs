@@ -23,6 +23,8 @@ use crate::endpoint::UnixEndpoint;
 /// Revision of the helper API that introduced every field this client sets. A request that sets a field of a later
 /// revision says that one instead.
 const MIN_REVISION: u32 = 1;
+/// Revision that knows groups: an older helper would publish to a pod that cannot use its files.
+const GROUP_REVISION: u32 = 2;
 /// Longest wait for the socket to accept.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
@@ -68,7 +70,9 @@ impl Helper {
         mut request: v1::StageVolumeRequest,
         limit: TimeLimit,
     ) -> Result<v1::StageVolumeResponse, Status> {
-        request.min_revision = MIN_REVISION;
+        use v1::stage_volume_request::Access;
+        let group = matches!(&request.access, Some(Access::Filesystem(access)) if access.group.is_some());
+        request.min_revision = if group { GROUP_REVISION } else { MIN_REVISION };
         request.timeout_ms = limit.work_ms();
         self.call(limit, |mut client| async move { client.stage_volume(request).await }).await
     }
@@ -96,7 +100,7 @@ impl Helper {
         mut request: v1::PublishVolumeRequest,
         limit: TimeLimit,
     ) -> Result<v1::PublishVolumeResponse, Status> {
-        request.min_revision = MIN_REVISION;
+        request.min_revision = if request.group.is_some() { GROUP_REVISION } else { MIN_REVISION };
         request.timeout_ms = limit.work_ms();
         self.call(limit, |mut client| async move { client.publish_volume(request).await }).await
     }

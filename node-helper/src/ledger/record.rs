@@ -84,12 +84,35 @@ pub enum Access {
         options: Vec<String>,
         /// Whether it is mounted read-only.
         readonly: bool,
+        /// Group that its files were given to, or are being given to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<u32>,
     },
     /// Connected only.
     Block {
         /// Whether it was staged read-only.
         readonly: bool,
     },
+}
+
+impl Access {
+    /// The group that the files were given to.
+    #[must_use]
+    pub fn group(&self) -> Option<u32> {
+        match self {
+            Self::Filesystem { group, .. } => *group,
+            Self::Block { .. } => None,
+        }
+    }
+
+    /// The same with another group; a raw block device has none.
+    #[must_use]
+    pub fn with_group(mut self, wanted: Option<u32>) -> Self {
+        if let Self::Filesystem { group, .. } = &mut self {
+            *group = wanted;
+        }
+        self
+    }
 }
 
 /// The device at the moment of staging.

@@ -211,7 +211,8 @@ mod tests {
 
     fn record() -> Record {
         let source = RecordedSource::Nfs { device: "192.0.2.7:/mnt/tank/a".to_owned(), port: 2049 };
-        let access = Access::Filesystem { fs_type: "nfs".to_owned(), options: vec![], readonly: false };
+        let access =
+            Access::Filesystem { fs_type: "nfs".to_owned(), options: vec![], readonly: false, group: None };
         let mut record = Record::staging(&volume(), source, "csi/stage".to_owned(), access);
         record.published.push(Published {
             target: "pods/a/mount".to_owned(),

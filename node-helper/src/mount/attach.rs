@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
@@ -135,6 +135,13 @@ impl Detached {
         move_mount(self.0.as_fd(), "", target.as_fd(), "", flags).map_err(|errno| {
             MountError::new(format!("attaching to {}", place.real().display()), errno, String::new())
         })
+    }
+}
+
+impl AsFd for Detached {
+    /// The mount's root, as a reference.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

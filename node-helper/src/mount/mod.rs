@@ -8,6 +8,7 @@ pub mod answer;
 pub mod attach;
 pub mod btrfs;
 pub mod cifs;
+pub mod group;
 pub mod nfs;
 pub mod options;
 pub mod table;

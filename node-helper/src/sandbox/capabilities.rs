@@ -7,11 +7,19 @@ use caps::{CapSet, Capability, CapsHashSet};
 /// * `SYS_ADMIN`: mount and unmount, `mount_setattr`, `xfs_growfs`, setting a block device read-only, and what
 ///   iscsiadm reads about the kernel's iSCSI transport;
 /// * `SYS_RESOURCE`: growing a mounted ext4;
-/// * `DAC_READ_SEARCH`: reaching a volume's root below directories of other users (pods' directories, NFS exports).
+/// * `DAC_READ_SEARCH`: reaching a volume's root below directories of other users (pods' directories, NFS exports);
+/// * `CHOWN`, `FOWNER` and `FSETID`: giving a volume's files to the group of its pod, whoever they belong to
+///   (`chown(2)`, `chmod(2)`, and its setgid bit for a group that this process is not in).
 ///
 /// Writing `/dev/nvme-fabrics` needs none: its owner is root and the kernel asks for nothing else.
-pub const KEPT: [Capability; 3] =
-    [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_RESOURCE, Capability::CAP_DAC_READ_SEARCH];
+pub const KEPT: [Capability; 6] = [
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_RESOURCE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_CHOWN,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+];
 
 /// What is missing of [`KEPT`] in the permitted set of this thread.
 ///

@@ -79,11 +79,7 @@ fn filesystem(
     source: &Source,
     readonly: bool,
 ) -> Result<StageAccess, Failure> {
-    if wanted.group.is_some() && !matches!(source, Source::Smb(_)) {
-        return Err(Failure::unimplemented(
-            "access.filesystem.group is built only for SMB volumes in this helper yet",
-        ));
-    }
+    let group = group("access.filesystem.group", wanted.group)?;
     let name = wanted.fs_type.as_str();
     if !source.is_block() {
         let (family, fs_type) = match source {
@@ -99,10 +95,10 @@ fn filesystem(
             return Err(Failure::invalid("access.filesystem.mkfs_options: a file source is never formatted"));
         }
         let mut options = MountOptions::parse(family, &wanted.mount_flags, readonly)?;
-        if let Some(group) = wanted.group {
+        if let (Family::Cifs, Some(group)) = (family, group) {
             options.give_to_group(group)?;
         }
-        return Ok(StageAccess::Export { fs_type, options });
+        return Ok(StageAccess::Export { fs_type, options, group });
     }
     let kind = match name {
         "" => FsType::Ext4,
@@ -113,7 +109,15 @@ fn filesystem(
     let options = MountOptions::parse(Family::Block(kind), &wanted.mount_flags, readonly)?;
     let mkfs_options = MkfsOptions::parse(kind, &wanted.mkfs_options)
         .map_err(|error| Failure::invalid(format!("access.filesystem.mkfs_options: {error}")))?;
-    Ok(StageAccess::Filesystem { kind, options, mkfs_options })
+    Ok(StageAccess::Filesystem { kind, options, mkfs_options, group })
+}
+
+/// A group id. The largest number is none: chown(2) takes it for "as it was".
+fn group(field: &str, id: Option<u32>) -> Result<Option<u32>, Failure> {
+    if id == Some(u32::MAX) {
+        return Err(Failure::invalid(format!("{field}: {} is no group id", u32::MAX)));
+    }
+    Ok(id)
 }
 
 /// Parses UnstageVolume. A path of another shape cannot be where this volume is staged: that is a success of nothing,
@@ -138,8 +142,12 @@ pub fn publish(message: &api::PublishVolumeRequest, layout: &Layout) -> Result<(
         return Err(Failure::invalid("target_path is the staging path"));
     }
     let options = BindOptions::parse(&message.mount_flags, message.readonly)?;
-    let request =
-        Publish { volume, staging, target, block: message.block, exclusive: message.exclusive, options };
+    let group = group("group", message.group)?;
+    if message.block && group.is_some() {
+        return Err(Failure::invalid("group: a raw block device belongs to no group"));
+    }
+    let (block, exclusive) = (message.block, message.exclusive);
+    let request = Publish { volume, staging, target, block, exclusive, options, group };
     let same = api::PublishVolumeRequest { min_revision: 0, timeout_ms: 0, ..message.clone() };
     Ok((request, call(&same, message.timeout_ms)))
 }
@@ -238,6 +246,8 @@ mod tests {
             }))
         };
         assert!(refusal(|m| m.access = with("ntfs")).message.contains("ntfs"));
+        let of_nobody = api::FilesystemAccess { group: Some(u32::MAX), ..Default::default() };
+        assert!(refusal(|m| m.access = Some(Access::Filesystem(of_nobody))).message.contains("group"));
         let nfs = api::NfsSource {
             portal: Some(api::Portal { address: "192.0.2.7".to_owned(), port: 0 }),
             export: "/mnt/a".to_owned(),

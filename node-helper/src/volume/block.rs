@@ -27,6 +27,7 @@ struct Wanted<'a> {
     kind: FsType,
     options: &'a MountOptions,
     mkfs_options: &'a MkfsOptions,
+    group: Option<u32>,
 }
 
 impl Volumes {
@@ -54,8 +55,8 @@ impl Volumes {
         self.remember(&request.volume, record).await?;
         match &request.access {
             StageAccess::RawBlock { .. } => Ok("connected"),
-            StageAccess::Filesystem { kind, options, mkfs_options } => {
-                let wanted = Wanted { kind: *kind, options, mkfs_options };
+            StageAccess::Filesystem { kind, options, mkfs_options, group } => {
+                let wanted = Wanted { kind: *kind, options, mkfs_options, group: *group };
                 self.stage_filesystem(request, &wanted, &node, record, place, deadline).await
             }
             StageAccess::Export { .. } => Err(Failure::invalid("a block source is not an export")),
@@ -179,7 +180,7 @@ impl Volumes {
         if !formatted && !wanted.options.read_only() {
             self.parts.filesystems.check(node, wanted.kind, deadline).await?;
         }
-        let place = self.mount_device(request, node, wanted, record, place).await?;
+        let place = self.mount_device(request, node, wanted, record, place, deadline).await?;
         if let (Content::Filesystem(found), false) = (&probed.content, wanted.options.read_only()) {
             self.fill_device(node, found, &place, deadline).await?;
         }
@@ -237,8 +238,8 @@ impl Volumes {
         }
     }
 
-    /// Mounts the node detached, checks that what was mounted is the device, and only then shows it. What its
-    /// mount will be known by is in the ledger before anybody sees it.
+    /// Mounts the node detached, checks that what was mounted is the device, gives it to its group, and only then shows
+    /// it. What its mount will be known by is in the ledger before anybody sees it.
     async fn mount_device(
         self: &Arc<Self>,
         request: &Stage,
@@ -246,11 +247,14 @@ impl Volumes {
         wanted: &Wanted<'_>,
         record: &mut Record,
         place: Place,
+        deadline: Instant,
     ) -> Result<Place, Failure> {
         let (own, kind, options) = (node.clone(), wanted.kind, wanted.options.clone());
+        let group = wanted.group.filter(|_| !options.read_only());
         let doing = format!("mounting {}", node.path.display());
         let outcome = work::run("mounting the device", move || {
             let mount = mount_checked(&own, kind, &options)?;
+            super::group::give(&mount, group, &own.path.display().to_string(), deadline)?;
             let shown = mount.device().map_err(|error| Failure::internal(error.to_string()))?;
             Ok((mount, shown))
         });

@@ -5,6 +5,7 @@
 
 mod block;
 mod expand;
+mod group;
 mod list;
 mod publish;
 mod stage;
@@ -82,6 +83,8 @@ pub enum StageAccess {
         options: MountOptions,
         /// Extra arguments of its mkfs.
         mkfs_options: MkfsOptions,
+        /// Group that shall own its files.
+        group: Option<u32>,
     },
     /// A file source, mounted.
     Export {
@@ -89,6 +92,8 @@ pub enum StageAccess {
         fs_type: &'static str,
         /// Mount options.
         options: MountOptions,
+        /// Group that shall own its files; on SMB it is among the options too.
+        group: Option<u32>,
     },
     /// A block device, connected.
     RawBlock {
@@ -121,6 +126,8 @@ pub struct Publish {
     pub exclusive: bool,
     /// Options of the bind, with read-only.
     pub options: BindOptions,
+    /// Group of the pod.
+    pub group: Option<u32>,
 }
 
 /// UnpublishVolume.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::view::{Life, is_staging, is_target};
 use super::{Call, Done, Publish, Volumes, unexpected};
 use crate::device::{DeviceNumber, VolumeNode};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::ledger::{Access, Intent, Published, Record};
 use crate::mount::attach::{Removal, device_of};
 use crate::mount::{Detached, MountTable};
@@ -68,6 +68,9 @@ impl Volumes {
             }
             if prior.device == entry.device {
                 if *prior == entry {
+                    self.settle_group(&mut record, request.group, Some(&target), &table, deadline)
+                        .await
+                        .map_err(|conflict| conflict.into_failure(Kind::FailedPrecondition))?;
                     return Ok("already published".to_owned());
                 }
                 return Err(Failure::already_exists(format!(
@@ -87,6 +90,9 @@ impl Volumes {
         self.check_exclusive(&record, &request, &table).await?;
         let place = self.check_target(place, request.block).await?;
         self.check_raw_readonly(&record, &entry, node.as_ref(), &table).await?;
+        self.settle_group(&mut record, request.group, Some(&target), &table, deadline)
+            .await
+            .map_err(|conflict| conflict.into_failure(Kind::FailedPrecondition))?;
         record.published.retain(|other| other.target != target);
         let shown = entry.device;
         record.published.push(entry);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::view::{Life, is_staging};
 use super::{Call, Done, Stage, StageAccess, Volumes, unexpected};
 use crate::device::{DeviceIdentity, NvmeIdentity, VolumeNode};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::filesystem::FsType;
 use crate::ledger::{Access, Intent, Record, RecordedSource};
 use crate::mount::attach::Removal;
@@ -67,8 +67,8 @@ impl Volumes {
             self.remember(&request.volume, &record).await?;
         }
         let outcome = match (&request.source, &request.access) {
-            (Source::Nfs(nfs), StageAccess::Export { options, .. }) => {
-                self.stage_export(nfs, options, place, deadline).await
+            (Source::Nfs(nfs), StageAccess::Export { options, group, .. }) => {
+                self.stage_export(nfs, options, *group, place, deadline).await
             }
             (Source::Smb(smb), StageAccess::Export { options, .. }) => {
                 self.stage_share(smb, options, place, deadline).await
@@ -143,6 +143,9 @@ impl Volumes {
         let fault = match self.life(record, deadline).await? {
             life @ (Life::Device(_) | Life::Export) => {
                 let (source, access) = (recorded_source(&request.source), recorded_access(&request.access));
+                let group = access.group();
+                // Which group it is decides below.
+                let access = access.with_group(record.access.group());
                 if record.source != source || record.access != access {
                     return Err(Failure::already_exists(format!(
                         "volume {volume} is already staged with other settings: {}",
@@ -157,6 +160,9 @@ impl Volumes {
                     record.formatting = None;
                     self.remember(volume, record).await?;
                 }
+                self.settle_group(record, group, None, table, deadline)
+                    .await
+                    .map_err(|conflict| conflict.into_failure(Kind::AlreadyExists))?;
                 let fs_type = fs_type(&record.access);
                 return Ok(Some(Staged { outcome: "already staged".to_owned(), fs_type }));
             }
@@ -244,15 +250,20 @@ impl Volumes {
         &self,
         source: &NfsSource,
         options: &MountOptions,
+        group: Option<u32>,
         place: Place,
         deadline: Instant,
     ) -> Result<&'static str, Failure> {
         let addresses = self.parts.servers.resolve(&source.server, deadline).await?;
         let server = nfs::reachable("NFS", &addresses, deadline).await?;
         let (own, options) = (source.clone(), options.clone());
-        work::run("mounting the export", move || nfs::mount(&own, server, &options)?.attach(&place))
-            .await?
-            .map_err(|error| nfs::judge(source, &error))?;
+        work::run("mounting the export", move || {
+            let mount = nfs::mount(&own, server, &options).map_err(|error| nfs::judge(&own, &error))?;
+            let group = group.filter(|_| !options.read_only());
+            super::group::give(&mount, group, &nfs::device_string(&own), deadline)?;
+            mount.attach(&place).map_err(|error| nfs::judge(&own, &error))
+        })
+        .await??;
         Ok("mounted")
     }
 
@@ -294,15 +305,17 @@ pub(super) fn recorded_source(source: &Source) -> RecordedSource {
 
 fn recorded_access(access: &StageAccess) -> Access {
     match access {
-        StageAccess::Filesystem { kind, options, .. } => Access::Filesystem {
+        StageAccess::Filesystem { kind, options, group, .. } => Access::Filesystem {
             fs_type: kind.name().to_owned(),
             options: options.texts(),
             readonly: options.read_only(),
+            group: *group,
         },
-        StageAccess::Export { fs_type, options } => Access::Filesystem {
+        StageAccess::Export { fs_type, options, group } => Access::Filesystem {
             fs_type: (*fs_type).to_owned(),
             options: options.texts(),
             readonly: options.read_only(),
+            group: *group,
         },
         StageAccess::RawBlock { readonly } => Access::Block { readonly: *readonly },
     }

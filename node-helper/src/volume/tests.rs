@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, symlink};
+use std::path::Path;
 
 use rustix::mount::MountAttrFlags;
 use tns_csi_proto::helper::v1 as api;
@@ -609,5 +610,92 @@ fn smb_options_with_credentials_are_refused_without_their_value() {
             assert_eq!(found, Code::InvalidArgument, "{words}");
             assert!(!words.contains("geheim"), "{words}");
         }
+    });
+}
+
+fn for_group(mut request: api::StageVolumeRequest, group: u32) -> api::StageVolumeRequest {
+    if let Some(api::stage_volume_request::Access::Filesystem(access)) = &mut request.access {
+        access.group = Some(group);
+    }
+    request
+}
+
+fn group_of(path: &Path) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    let found = path.symlink_metadata().unwrap();
+    (found.gid(), found.mode() & 0o7777)
+}
+
+#[test]
+fn a_volume_belongs_to_the_group_of_its_pod_and_is_walked_once() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(for_group(host.stage_request(1), 2000)).await.unwrap();
+        assert_eq!(group_of(&host.path("stage1")), (2000, 0o2775));
+        let file = host.path("stage1/data");
+        fs::write(&file, "x").unwrap();
+        std::os::unix::fs::chown(&file, Some(1000), Some(9)).unwrap();
+        let publish = |group| api::PublishVolumeRequest {
+            group: Some(group),
+            ..host.publish_request(1, &host.path("pod"))
+        };
+        host.publish(publish(2000)).await.unwrap();
+        assert_eq!(host.stage(for_group(host.stage_request(1), 2000)).await.unwrap(), "already staged");
+        assert_eq!(group_of(&file).0, 9, "a root that matches spares the walk");
+
+        // Another pod with another group: not while the first one is there.
+        let other = |group| api::PublishVolumeRequest {
+            group: Some(group),
+            ..host.publish_request(1, &host.path("other"))
+        };
+        let (found, words) = code(host.publish(other(3000)).await);
+        assert!(
+            found == Code::FailedPrecondition && words.contains("2000") && words.contains("3000"),
+            "{words}"
+        );
+        let (found, words) = code(host.stage(for_group(host.stage_request(1), 3000)).await);
+        assert!(found == Code::AlreadyExists && words.contains("3000"), "{words}");
+        assert_eq!(group_of(&host.path("stage1")).0, 2000);
+        host.unpublish(1, &host.path("pod")).await.unwrap();
+        host.publish(other(3000)).await.unwrap();
+        assert_eq!(group_of(&host.path("stage1")), (3000, 0o2775));
+        assert_eq!(group_of(&file), (3000, 0o664));
+        host.unpublish(1, &host.path("other")).await.unwrap();
+        host.unstage(1).await.unwrap();
+    });
+}
+
+#[test]
+fn a_volume_that_is_read_only_keeps_its_groups() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(host.stage_request(1)).await.unwrap();
+        host.unstage(1).await.unwrap();
+        let request = api::StageVolumeRequest { readonly: true, ..for_group(host.stage_request(1), 2000) };
+        host.stage(request).await.unwrap();
+        assert_eq!(group_of(&host.path("stage1")).0, 0);
+        let publish = api::PublishVolumeRequest {
+            group: Some(2000),
+            readonly: true,
+            ..host.publish_request(1, &host.path("pod"))
+        };
+        host.publish(publish).await.unwrap();
+        host.unpublish(1, &host.path("pod")).await.unwrap();
+        host.unstage(1).await.unwrap();
+    });
+}
+
+#[test]
+fn a_raw_block_device_has_no_group() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(host.block_request(1)).await.unwrap();
+        let publish = api::PublishVolumeRequest {
+            block: true,
+            group: Some(2000),
+            ..host.publish_request(1, &host.path("pod"))
+        };
+        assert_eq!(code(host.publish(publish).await).0, Code::InvalidArgument);
+        host.unstage(1).await.unwrap();
     });
 }

@@ -44,6 +44,9 @@ pub struct Staged {
     pub readonly: bool,
     /// Hash of the mount flags, which may hold secrets.
     pub mount_flags: String,
+    /// Group that the files belong to.
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// What a publish asked for.

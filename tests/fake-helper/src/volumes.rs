@@ -131,8 +131,9 @@ impl Volumes {
             )));
         }
         let fs_type = wanted.fs_type.clone();
-        if let Some(present) = self.state.volumes.get(&asked.volume_id) {
-            if present.staging_path != asked.staging_path || present.staged != wanted {
+        if let Some(present) = self.state.volumes.get_mut(&asked.volume_id) {
+            let same = Staged { group: present.staged.group, ..wanted.clone() };
+            if present.staging_path != asked.staging_path || present.staged != same {
                 return Err(Status::already_exists(format!(
                     "volume {} is staged at {} as {:?} ({}), asked for is {:?} ({}) at {}",
                     asked.volume_id,
@@ -144,7 +145,9 @@ impl Volumes {
                     asked.staging_path
                 )));
             }
+            settle_group(present, wanted.group, "").map_err(Status::already_exists)?;
             link(&present.data, &path)?;
+            self.save()?;
             return Ok(v1::StageVolumeResponse { outcome: "already staged".to_owned(), fs_type });
         }
         if let Some((other, _)) =
@@ -266,6 +269,9 @@ impl Volumes {
                 if volume.staged.block { "raw block" } else { "a file system" }
             )));
         }
+        if asked.block && asked.group.is_some() {
+            return Err(Status::invalid_argument("group: a raw block device belongs to no group"));
+        }
         let wanted = Target { readonly: asked.readonly, exclusive: asked.exclusive };
         let outcome = match volume.targets.get(&asked.target_path) {
             Some(present) if *present == wanted => "already published",
@@ -287,6 +293,7 @@ impl Volumes {
                 "published"
             }
         };
+        settle_group(volume, asked.group, &asked.target_path).map_err(Status::failed_precondition)?;
         make_empty_node(&target, asked.block)?;
         volume.targets.insert(asked.target_path.clone(), wanted);
         self.save()?;
@@ -409,8 +416,8 @@ fn staged(protocol: &str, identity: String, access: &Access, readonly: bool) -> 
         }
         Access::Block(_) => (String::new(), String::new(), true),
         Access::Filesystem(asked) => {
-            if asked.group.is_some() && protocol != "smb" {
-                return Err(Status::unimplemented("access.filesystem.group is built only for SMB volumes"));
+            if asked.group == Some(u32::MAX) {
+                return Err(Status::invalid_argument("access.filesystem.group is no group id"));
             }
             let fs_type = match (asked.fs_type.as_str(), files) {
                 ("", Some(own)) => own,
@@ -423,14 +430,36 @@ fn staged(protocol: &str, identity: String, access: &Access, readonly: bool) -> 
                     )));
                 }
             };
-            (
-                fs_type.to_owned(),
-                sha256(&format!("{}\0{:?}", asked.mount_flags.join("\0"), asked.group)),
-                false,
-            )
+            (fs_type.to_owned(), sha256(&asked.mount_flags.join("\0")), false)
         }
     };
-    Ok(Staged { protocol: protocol.to_owned(), identity, fs_type, block, readonly, mount_flags: flags })
+    let group = match access {
+        Access::Filesystem(asked) => asked.group,
+        Access::Block(_) => None,
+    };
+    Ok(Staged {
+        protocol: protocol.to_owned(),
+        identity,
+        fs_type,
+        block,
+        readonly,
+        mount_flags: flags,
+        group,
+    })
+}
+
+/// Lets the volume belong to the group of a request, or says why it cannot; `own` is the target it is about.
+fn settle_group(volume: &mut Volume, wanted: Option<u32>, own: &str) -> Result<(), String> {
+    let Some(wanted) = wanted.filter(|wanted| volume.staged.group != Some(*wanted)) else { return Ok(()) };
+    if volume.staged.protocol == "smb" {
+        return Err(format!("the SMB mount is not one of group {wanted}: it has to be staged anew"));
+    }
+    let other = volume.targets.keys().find(|target| *target != own);
+    if let (Some(staged), Some(other)) = (volume.staged.group, other) {
+        return Err(format!("it is published at {other} for group {staged}, not for group {wanted}"));
+    }
+    volume.staged.group = Some(wanted);
+    Ok(())
 }
 
 /// Lengthens the sparse file to `bytes` if it is shorter; never shortens it. Returns its length.

@@ -66,6 +66,22 @@ impl Class {
         self
     }
 
+    /// The same class for a pod with this `fsGroup`.
+    #[must_use]
+    pub fn for_group(mut self, group: &str) -> Self {
+        if let Some(AccessType::Mount(mount)) = &mut self.capability.access_type {
+            group.clone_into(&mut mount.volume_mount_group);
+        }
+        self
+    }
+
+    /// Adds a mount option to a mounted file system.
+    pub fn add_mount_flag(&mut self, flag: &str) {
+        if let Some(AccessType::Mount(mount)) = &mut self.capability.access_type {
+            mount.mount_flags.push(flag.to_owned());
+        }
+    }
+
     /// Its protocol, as its parameter says.
     #[must_use]
     pub fn protocol(&self) -> &str {

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::volume::node_id::NodeId;
 
 /// The optional calls that work. SINGLE_NODE_MULTI_WRITER is among them on node and controller alike: Kubernetes then
-/// maps ReadWriteOnce to it, and two pods of one node may share a volume.
+/// maps ReadWriteOnce to it, and two pods of one node may share a volume. With VOLUME_MOUNT_GROUP kubelet leaves a pod's
+/// `fsGroup` to the helper on every protocol.
 #[must_use]
 pub fn capabilities() -> csi::NodeGetCapabilitiesResponse {
     use csi::node_service_capability::rpc::Type;
@@ -21,6 +22,7 @@ pub fn capabilities() -> csi::NodeGetCapabilitiesResponse {
         Type::ExpandVolume,
         Type::VolumeCondition,
         Type::SingleNodeMultiWriter,
+        Type::VolumeMountGroup,
     ]
     .into_iter()
     .map(|rpc| csi::NodeServiceCapability { r#type: Some(Capability::Rpc(Rpc { r#type: rpc.into() })) })

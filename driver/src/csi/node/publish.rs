@@ -39,7 +39,8 @@ pub fn publish(asked: csi::NodePublishVolumeRequest) -> Result<v1::PublishVolume
         block: capability.access == Access::Block,
         readonly: asked.readonly || request::reads_only(capability.mode),
         exclusive: request::is_exclusive(capability.mode),
-        mount_flags: mount.mount_flags,
+        mount_flags: mount.flags,
+        group: mount.group,
     })
 }
 

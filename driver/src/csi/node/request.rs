@@ -66,26 +66,47 @@ pub fn path(field: &str, path: String, kind: Kind) -> Result<String, Failure> {
     Err(Failure::new(kind, format!("{field} {wrong}")))
 }
 
-/// The required volume capability in both its forms: parsed, and the mount flags with it.
+/// What a capability says of a mount beside its file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// Mount options, which may hold secrets.
+    pub flags: Vec<String>,
+    /// Group that shall own the volume.
+    pub group: Option<u32>,
+}
+
+/// The required volume capability, with what it says of the mount.
 ///
 /// # Errors
 /// INVALID_ARGUMENT naming what is missing or impossible.
-pub fn capability(
-    capability: Option<csi::VolumeCapability>,
-) -> Result<(Capability, csi::volume_capability::MountVolume), Failure> {
+pub fn capability(capability: Option<csi::VolumeCapability>) -> Result<(Capability, Mount), Failure> {
     use csi::volume_capability::AccessType;
     let capability = capability.ok_or_else(|| Failure::missing("volume_capability"))?;
     let parsed = Capability::parse("volume_capability", &capability)?;
     let mount = match capability.access_type {
-        Some(AccessType::Mount(mount)) => mount,
-        _ => csi::volume_capability::MountVolume::default(),
+        Some(AccessType::Mount(mount)) => {
+            Mount { group: group(&mount.volume_mount_group)?, flags: mount.mount_flags }
+        }
+        _ => Mount::default(),
     };
-    if !mount.volume_mount_group.is_empty() {
-        return Err(Failure::invalid(
-            "volume_capability.mount.volume_mount_group is set, but this driver does not advertise VOLUME_MOUNT_GROUP",
-        ));
-    }
     Ok((parsed, mount))
+}
+
+/// A mount group: empty for none, else a group id in decimal digits. The largest 32-bit number is none: chown(2) takes
+/// it for "as it was".
+fn group(text: &str) -> Result<Option<u32>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u32>() {
+        Ok(id) if digits && id != u32::MAX => Ok(Some(id)),
+        _ => Err(Failure::invalid(format!(
+            "volume_capability.mount.volume_mount_group {:?} is no group id: it has to be a decimal number below {}",
+            text.chars().take(32).collect::<String>(),
+            u32::MAX
+        ))),
+    }
 }
 
 /// Whether the mode allows reading only.
@@ -104,4 +125,19 @@ pub fn is_exclusive(mode: Mode) -> bool {
 /// An INVALID_ARGUMENT from any error that explains itself.
 pub fn invalid(error: &dyn std::error::Error) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group;
+
+    #[test]
+    fn a_mount_group_is_a_number_and_nothing_else() {
+        assert_eq!(group("").unwrap(), None);
+        assert_eq!(group("0").unwrap(), Some(0));
+        assert_eq!(group("2000").unwrap(), Some(2000));
+        for wrong in ["staff", "-1", "+5", " 5", "5,uid=0", "4294967295", "4294967296"] {
+            assert!(group(wrong).unwrap_err().message.contains("volume_mount_group"), "{wrong}");
+        }
+    }
 }

@@ -48,12 +48,12 @@ pub fn stage(asked: csi::NodeStageVolumeRequest) -> Result<v1::StageVolumeReques
         Access::Mount { fs_type } => HelperAccess::Filesystem(v1::FilesystemAccess {
             // A file protocol is its own file system, whatever word the capability used for it.
             fs_type: if connection.protocol().is_block() { fs_type } else { String::new() },
-            mount_flags: mount.mount_flags,
+            mount_flags: mount.flags,
             mkfs_options: match connection.protocol().is_block() {
                 true => mkfs_options(&asked.volume_context),
                 false => Vec::new(),
             },
-            group: None,
+            group: mount.group,
         }),
     };
     Ok(v1::StageVolumeRequest {

@@ -4,6 +4,7 @@ mod btrfs;
 mod common;
 mod fence;
 mod format;
+mod group;
 mod hostile;
 mod interrupt;
 mod iscsi;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         storage::scenarios(),
         samba::scenarios(),
         life::scenarios(),
+        group::scenarios(),
         btrfs::scenarios(),
         parameters::scenarios(),
         restage::scenarios(),

@@ -15,14 +15,15 @@ use crate::lab::Lab;
 use crate::logs::log_path;
 use crate::scenario::{Run, Scenario};
 
-/// `CAP_DAC_READ_SEARCH`, `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE` by their numbers in `linux/capability.h`.
-const HELPERS: u64 = 1 << 2 | 1 << 21 | 1 << 24;
+/// `CAP_CHOWN`, `CAP_DAC_READ_SEARCH`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE` by their
+/// numbers in `linux/capability.h`.
+const HELPERS: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 21 | 1 << 24;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "privileges",
-            about: "driver: its own user and no capability; helper: root with three capabilities; while they work",
+            about: "driver: its own user and no capability; helper: root with six capabilities; while they work",
             run: Run::Chain(|lab| Box::pin(privileges(lab))),
         },
         Scenario {
