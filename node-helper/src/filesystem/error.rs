@@ -87,7 +87,11 @@ pub enum FilesystemError {
         covers: u64,
     },
     /// The check found what it may not mend by itself.
-    #[error("{} needs a person: {tool} ended with status {code}{}", path.display(), said(stderr))]
+    #[error(
+        "{} needs a person: {tool} ended with status {code}{}. It is not mounted. Take a snapshot, run \"{tool} -f\" on the \
+         volume (a PersistentVolume with its volumeHandle and volumeMode Block shows a pod its device), then go on with it",
+        path.display(), said(stderr)
+    )]
     Damaged {
         /// The device.
         path: PathBuf,
