@@ -70,6 +70,12 @@ pub trait FileShare {
     /// Of the shares at and below a directory, those of this protocol and the others in words.
     fn split(nfs: Vec<NfsShare>, smb: Vec<SmbShare>) -> (Vec<Self::Row>, Vec<String>);
 
+    /// Checks that the appliance's version can make what the class asks for.
+    fn check(calls: &Calls, parameters: &Parameters) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = (calls, parameters);
+        std::future::ready(Ok(()))
+    }
+
     /// Makes the volume's share; the definite answer.
     fn create(
         calls: &Calls,
@@ -155,8 +161,8 @@ impl<F: FileShare> Export for F {
         F::stable_keys(volume)
     }
 
-    async fn check(_: &Appliance, _: &Calls, _: &Parameters) -> Result<(), Failure> {
-        Ok(())
+    async fn check(_: &Appliance, calls: &Calls, parameters: &Parameters) -> Result<(), Failure> {
+        F::check(calls, parameters).await
     }
 
     async fn beside(_: &Calls, _: &Volume, _: &ExportSettings) -> Option<()> {

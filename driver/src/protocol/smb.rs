@@ -12,8 +12,9 @@ use crate::protocol::call::Answer as _;
 use crate::protocol::share::{FileShare, Row, marker};
 use crate::protocol::{Volume, hosts};
 use crate::volume::context::{Connection, Portal};
-use crate::volume::failure::Failure;
+use crate::volume::failure::{Failure, Kind};
 use crate::volume::metadata::{Metadata, SMB_SHARE_ID, SMB_SHARE_NAME};
+use crate::volume::parameter::Parameters;
 use crate::volume::parameter::export::ExportSettings;
 use crate::volume::protocol::Protocol;
 
@@ -69,7 +70,23 @@ fn serving(share: &SmbShare, hosts: Option<Vec<String>>) -> SmbShareUpdate {
 
 async fn update(calls: &Calls, share: &SmbShare, update: &SmbShareUpdate) -> Result<SmbShare, Failure> {
     let doing = format!("changing the SMB share {:?} of {}", share.name, share.path);
-    calls.smb_share_update(share, update).await.or_failed(&doing)
+    let changed = calls.smb_share_update(share, update).await.or_failed(&doing)?;
+    match &update.hosts {
+        Some(hosts) if changed.hosts != *hosts => Err(other_hosts(&changed, hosts)),
+        _ => Ok(changed),
+    }
+}
+
+/// The appliance keeps another list than it was given, and an empty one lets everyone in.
+fn other_hosts(share: &SmbShare, asked: &[String]) -> Failure {
+    Failure::new(
+        Kind::Internal,
+        format!(
+            "the SMB share {:?} of {} lets in {:?}, asked were {asked:?}; its purpose on the appliance may have changed the \
+             list",
+            share.name, share.path, share.hosts
+        ),
+    )
 }
 
 impl FileShare for Smb {
@@ -95,19 +112,33 @@ impl FileShare for Smb {
         (smb, nfs.iter().map(Row::words).collect())
     }
 
+    async fn check(calls: &Calls, parameters: &Parameters) -> Result<(), Failure> {
+        let checked = calls.require_smb(&parameters.export.smb.settings).await;
+        // For a new volume the class is what is wrong.
+        checked.or_failed("an SMB share as the class asks for it").map_err(|failure| match failure.kind {
+            Kind::Precondition => Failure::invalid(failure.message),
+            _ => failure,
+        })
+    }
+
     async fn create(
         calls: &Calls,
         volume: &Volume,
-        _: &ExportSettings,
+        settings: &ExportSettings,
     ) -> Result<Result<(), Failure>, Failure> {
+        let own = settings.smb.comment.as_ref().map_or_else(String::new, |own| format!("{own} "));
         let share = SmbShareCreate {
             name: volume.global.clone(),
             path: volume.path(),
-            comment: marker(volume),
+            comment: format!("{own}{}", marker(volume)),
             hosts: hosts::nobody(),
+            settings: settings.smb.settings.clone(),
         };
         let made = calls.smb_share_create(&share).await;
-        Ok(made.definite(&format!("sharing {} over SMB as {:?}", share.path, share.name))?.map(|_| ()))
+        match made.definite(&format!("sharing {} over SMB as {:?}", share.path, share.name))? {
+            Ok(made) if made.hosts != share.hosts => Err(other_hosts(&made, &share.hosts)),
+            other => Ok(other.map(|_| ())),
+        }
     }
 
     async fn write_hosts(calls: &Calls, share: &SmbShare, hosts: Vec<String>) -> Result<(), Failure> {

@@ -1,10 +1,112 @@
 //! What is special to SMB shares.
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tns_csi_proto::csi::v1 as csi;
 use tonic::Code;
-use truenas_sim::When;
+use truenas_sim::{Config, Version, When};
 
 use crate::rig::{DEADLINE, Rig, node, request, shared, shared_request, smb_hosts};
+
+fn class(more: &[(&str, &str)]) -> csi::CreateVolumeRequest {
+    let mut request = request("pvc-1", "smb", 1);
+    request.parameters.extend(more.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_parameter_is_seen_in_the_share() {
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, Value);
+    // The settings, and where 25.10 and 26 hold what, as JSON pointers.
+    let cases: &[Case<'_>] = &[
+        (&[], "/purpose", json!("DEFAULT_SHARE")),
+        (&[("smb.purpose", "MULTIPROTOCOL_SHARE")], "/purpose", json!("MULTIPROTOCOL_SHARE")),
+        (&[("smb.purpose", "MULTI_PROTOCOL_NFS")], "/purpose", json!("MULTIPROTOCOL_SHARE")),
+        (&[("smb.purpose", "TIME_LOCKED_SHARE")], "/options/grace_period", json!(900)),
+        (
+            &[("smb.purpose", "TIME_LOCKED_SHARE"), ("smb.gracePeriod", "3600")],
+            "/options/grace_period",
+            json!(3600),
+        ),
+        (&[("smb.guest", "true")], "/purpose", json!("LEGACY_SHARE")),
+        (&[("smb.guest", "true")], "/options/guestok", json!(true)),
+        (&[("smb.recycleBin", "true")], "/options/recyclebin", json!(true)),
+        (&[("smb.streams", "false")], "/options/streams", json!(false)),
+        (&[("smb.durableHandles", "false")], "/options/durablehandle", json!(false)),
+        (&[("smb.shadowCopies", "false")], "/options/shadowcopy", json!(false)),
+        (&[("smb.appleNameMangling", "true")], "/options/aapl_name_mangling", json!(true)),
+        (&[("smb.browsable", "false")], "/browsable", json!(false)),
+        (&[("smb.accessBasedEnumeration", "true")], "/access_based_share_enumeration", json!(true)),
+        (&[("smb.shareComment", "team a")], "/comment", json!("team a [tns-csi tank/pvc-1]")),
+    ];
+    for version in [Version::V25_10, Version::V26] {
+        let rig = Rig::with(Config { version, ..Config::default() }).await;
+        for (given, place, held) in cases {
+            let volume = rig.controller.create(class(given)).await;
+            let volume = volume.unwrap_or_else(|why| panic!("{version:?} {given:?}: {why}"));
+            let share = rig.rows("sharing.smb").remove(0);
+            assert_eq!(share.pointer(place), Some(held), "{version:?} {given:?}: {share}");
+            rig.assert_nobody_let_in();
+            // What the class set stays while nodes come and go.
+            rig.controller.publish(&volume, &node("a", 1)).await.unwrap();
+            assert!(rig.lets_in("smb", 1));
+            rig.controller.unpublish(&volume.volume_id, &node("a", 1)).await.unwrap();
+            assert_eq!(rig.rows("sharing.smb").remove(0).pointer(place), Some(held), "{version:?} {given:?}");
+            rig.assert_nobody_let_in();
+            rig.controller.create(class(given)).await.expect("a replay");
+            rig.controller.delete(&volume.volume_id).await.unwrap();
+        }
+        rig.assert_empty();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truenas_25_04_is_told_in_its_presets_and_none_opens_the_share() {
+    let rig = Rig::with(Config { version: Version::V25_04, ..Config::default() }).await;
+    for (given, field, held) in [
+        (&[][..], "purpose", json!("NO_PRESET")),
+        (&[("smb.purpose", "DEFAULT_SHARE")], "purpose", json!("NO_PRESET")),
+        (&[("smb.purpose", "LEGACY_SHARE")], "purpose", json!("NO_PRESET")),
+        (&[("smb.purpose", "MULTIPROTOCOL_SHARE")], "purpose", json!("MULTI_PROTOCOL_NFS")),
+        (&[("smb.purpose", "WORM_DROPBOX")], "purpose", json!("WORM_DROPBOX")),
+        (&[("smb.guest", "true")], "guestok", json!(true)),
+        (&[("smb.recycleBin", "true")], "recyclebin", json!(true)),
+        (&[("smb.accessBasedEnumeration", "true")], "abe", json!(true)),
+    ] {
+        let volume = rig.controller.create(class(given)).await.unwrap();
+        assert_eq!(rig.rows("sharing.smb")[0][field], held, "{given:?}");
+        rig.assert_nobody_let_in();
+        rig.controller.publish(&volume, &node("a", 1)).await.unwrap();
+        assert!(rig.lets_in("smb", 1));
+        rig.controller.unpublish(&volume.volume_id, &node("a", 1)).await.unwrap();
+        assert_eq!(rig.rows("sharing.smb")[0][field], held, "{given:?}");
+        rig.assert_nobody_let_in();
+        rig.controller.delete(&volume.volume_id).await.unwrap();
+    }
+    let refused = rig
+        .controller
+        .create(class(&[("smb.purpose", "TIME_LOCKED_SHARE"), ("smb.gracePeriod", "60")]))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("25.10") && refused.message().contains("25.04"), "{refused}");
+    rig.assert_empty();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_share_cannot_have_is_refused_before_any_effect() {
+    let rig = Rig::start().await;
+    for (given, words) in [
+        (&[("smb.purpose", "EXTERNAL_SHARE")][..], "MULTIPROTOCOL_SHARE"),
+        (&[("smb.purpose", "DEFAULT_SHARE"), ("smb.guest", "true")], "LEGACY_SHARE"),
+        (&[("smb.gracePeriod", "60")], "TIME_LOCKED_SHARE"),
+        (&[("smb.guest", "yes")], "true or false"),
+    ] {
+        let refused = rig.controller.create(class(given)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{given:?}");
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    rig.assert_empty();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_unpublish_disconnects_and_the_share_is_served_again() {

@@ -29,6 +29,8 @@ pub struct Features {
     pub snapshots: SnapshotMethods,
     /// Shape of `sharing.smb.*`.
     pub smb_shares: SmbShape,
+    /// A time-locked SMB share has a grace period to choose.
+    pub smb_grace_period: bool,
     /// How services are started and stopped.
     pub services: ServiceVerbs,
     /// `encryption_options.algorithm` is accepted; later versions always use AES-256-GCM and refuse the field.
@@ -82,6 +84,7 @@ impl Features {
             exact_reads: modern,
             snapshots: if modern { SnapshotMethods::PoolSnapshot } else { SnapshotMethods::ZfsSnapshot },
             smb_shares: if modern { SmbShape::PurposeAndOptions } else { SmbShape::Flat },
+            smb_grace_period: modern,
             services: if modern { ServiceVerbs::Control } else { ServiceVerbs::Methods },
             encryption_algorithm: !newest,
             least_pbkdf2_iterations: if newest { 1_300_000 } else { 100_000 },
@@ -119,22 +122,27 @@ pub struct Unsupported {
 pub enum Feature {
     /// NVMe-oF targets.
     Nvmeof,
+    /// A grace period of one's own for time-locked SMB shares.
+    SmbGracePeriod,
 }
 
 impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nvmeof => "NVMe-oF",
+            Self::SmbGracePeriod => "the grace period of a time-locked SMB share",
         })
     }
 }
 
-/// Checks that the appliance has NVMe-oF targets.
-pub(crate) fn require_nvmeof(version: &SystemVersion) -> Result<(), Unsupported> {
-    if Features::of(version).nvmeof {
-        return Ok(());
-    }
-    Err(Unsupported { feature: Feature::Nvmeof, needs: "25.10", found: version.text.clone() })
+/// Checks that the appliance has a feature.
+pub(crate) fn require(version: &SystemVersion, feature: Feature) -> Result<(), Unsupported> {
+    let features = Features::of(version);
+    let (there, needs) = match feature {
+        Feature::Nvmeof => (features.nvmeof, "25.10"),
+        Feature::SmbGracePeriod => (features.smb_grace_period, "25.10"),
+    };
+    if there { Ok(()) } else { Err(Unsupported { feature, needs, found: version.text.clone() }) }
 }
 
 /// Whether the appliance is too old to be spoken to. One whose version cannot be read is not.
@@ -189,12 +197,21 @@ mod tests {
 
     #[test]
     fn what_a_version_lacks_is_said_with_the_version_found() {
-        let error = require_nvmeof(&SystemVersion::parse("TrueNAS-SCALE-25.04.2.6")).unwrap_err().to_string();
+        let old = SystemVersion::parse("TrueNAS-SCALE-25.04.2.6");
+        let error = require(&old, Feature::Nvmeof).unwrap_err().to_string();
         assert_eq!(
             error,
             "NVMe-oF needs TrueNAS 25.10 or later; this appliance runs TrueNAS-SCALE-25.04.2.6"
         );
-        assert_eq!(require_nvmeof(&SystemVersion::parse("25.10.0")), Ok(()));
+        assert_eq!(require(&SystemVersion::parse("25.10.0"), Feature::Nvmeof), Ok(()));
+    }
+
+    #[test]
+    fn each_feature_follows_the_version() {
+        for feature in [Feature::Nvmeof, Feature::SmbGracePeriod] {
+            assert!(require(&SystemVersion::parse("25.04.0"), feature).is_err());
+            assert_eq!(require(&SystemVersion::parse("26.0.0"), feature), Ok(()));
+        }
     }
 
     #[test]

@@ -51,6 +51,18 @@ async fn methods_exist_only_where_the_release_has_them() {
 }
 
 #[tokio::test]
+async fn t_25_04s_default_preset_overwrites_the_list_of_hosts() {
+    let (appliance, mut client) = of(Version::V25_04).await;
+    client.ok("pool.dataset.create", json!([{"name": "tank/a"}])).await;
+    let share = |purpose: &str| json!({"name": "a", "path": "/mnt/tank/a", "purpose": purpose, "hostsallow": ["192.0.2.1"]});
+    let made = client.ok("sharing.smb.create", json!([share("DEFAULT_SHARE")])).await;
+    assert_eq!(made["hostsallow"], json!([]), "everyone is let in");
+    let free = client.ok("sharing.smb.update", json!([made["id"], share("NO_PRESET")])).await;
+    assert_eq!(free["hostsallow"], json!(["192.0.2.1"]));
+    assert_schemas_kept(&appliance);
+}
+
+#[tokio::test]
 async fn t_25_04_has_flat_smb_shares_with_purposes_of_their_own() {
     let (appliance, mut client) = of(Version::V25_04).await;
     client.ok("pool.dataset.create", json!([{"name": "tank/a"}])).await;

@@ -23,7 +23,7 @@ const MAPROOT_GROUP: &str = "nfs.maprootGroup";
 const MAPALL_USER: &str = "nfs.mapallUser";
 const MAPALL_GROUP: &str = "nfs.mapallGroup";
 const ROOT_SQUASH: &str = "nfs.rootSquash";
-const COMMENT: &str = "nfs.shareComment";
+pub(super) const COMMENT: &str = "nfs.shareComment";
 const SECURITY: &str = "nfs.security";
 /// Root on the appliance.
 const ROOT: &str = "root";
@@ -57,16 +57,14 @@ pub(super) const TABLE: &[Definition] = &[
         values: "true (root of a node becomes nobody) or false",
         check: |v| matches!(v, "true" | "false"),
     },
+    Definition { name: COMMENT, protocols: NFS, values: SHARE_COMMENT, check: is_share_comment },
+    // In the documents of tns-csi, whose code never looked at it; a volume has a dataset of its own.
     Definition {
-        name: COMMENT,
+        name: "path",
         protocols: NFS,
-        values: "1 to 128 characters without brackets and control characters",
-        check: |v| {
-            (1..=128).contains(&v.chars().count())
-                && !v.contains(['[', ']'])
-                && !v.contains(char::is_control)
-                && v.trim() == v
-        },
+        values: "an absolute path; accepted for old classes and without effect, because each volume has a dataset of its \
+                 own below parentDataset",
+        check: |v| v.starts_with('/') && !v.contains(char::is_control),
     },
     Definition {
         name: SECURITY,
@@ -164,6 +162,18 @@ impl Nfs {
     }
 }
 
+/// What [`is_share_comment`] takes, in words.
+pub(super) const SHARE_COMMENT: &str = "1 to 128 characters without brackets and control characters; a template such as \
+                                        {{ .PVCNamespace }}/{{ .PVCName }} is filled in";
+
+/// A comment of a share beside our own mark, which stands in brackets.
+pub(super) fn is_share_comment(value: &str) -> bool {
+    (1..=128).contains(&value.chars().count())
+        && !value.contains(['[', ']'])
+        && !value.contains(char::is_control)
+        && value.trim() == value
+}
+
 /// The parts of a list; none when one is empty.
 fn split(value: &str) -> Option<Vec<&str>> {
     let parts: Vec<&str> = value.split(',').map(str::trim).collect();
@@ -211,7 +221,7 @@ fn flavour(text: &str) -> Option<NfsSecurity> {
     }
 }
 
-fn is_account(value: &str) -> bool {
+pub(super) fn is_account(value: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$' | '@' | '\\');
     (1..=32).contains(&value.len()) && !value.starts_with('-') && value.chars().all(inner)
 }

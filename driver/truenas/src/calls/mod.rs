@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::dialect::{Features, require_nvmeof};
+use crate::dialect::{Feature, Features, require};
 use crate::error::CallError;
 use crate::lane::Lane;
 use crate::{exchange, jobs};
@@ -40,7 +40,7 @@ pub use nvmet::{
 };
 pub use pool::Pool;
 pub use query::{Filter, Query};
-pub use smb::{SmbShare, SmbShareCreate, SmbShareUpdate};
+pub use smb::{SmbPurpose, SmbSettings, SmbShare, SmbShareCreate, SmbShareUpdate};
 pub use snapshot::Snapshot;
 pub use system::{Service, ServiceState, SystemInfo};
 
@@ -102,7 +102,8 @@ impl Calls {
     pub async fn require_nvmeof(&self) -> Result<(), CallError> {
         const METHOD: &str = "nvmet";
         let session = exchange::session(self, METHOD).await?;
-        require_nvmeof(&session.version).map_err(|e| CallError::NotSent { method: METHOD, why: e.into() })
+        require(&session.version, Feature::Nvmeof)
+            .map_err(|e| CallError::NotSent { method: METHOD, why: e.into() })
     }
 
     /// The deadline of every call of this handle.
