@@ -266,3 +266,36 @@ async fn an_unreachable_appliance_is_unavailable_and_a_wrong_key_is_no_login_sto
     assert!(logins <= 3, "{logins} logins");
     rig.assert_empty();
 }
+
+/// The official driver read CHAP secrets and passphrases from the class, where everybody can read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_elsewhere_is_refused_with_the_place_and_never_shown() {
+    let rig = Rig::start().await;
+    let secret = "hunter2-hunter2";
+    for (protocol, key, words) in [
+        ("iscsi", "iscsi.chapUser", "chapUser"),
+        ("iscsi", "iscsi.chapSecret", "chapSecret"),
+        ("iscsi", "iscsi.chapPeerUser", "chapPeerUser"),
+        ("iscsi", "iscsi.chapPeerSecret", "chapPeerSecret"),
+        ("iscsi", "node-db.node.session.auth.password", "chapSecret"),
+        ("nfs", "encryption.passphrase", "encryptionPassphrase"),
+        ("nfs", "encryption.key", "encryptionKey"),
+        ("nfs", "encryptionPassphrase", "provisioner-secret-name"),
+        ("nfs", "encryption.pbkdf2iters", "rounds"),
+        ("nvmeof", "nvmeof.dhchapKey", "nvmeof.dhchap"),
+        ("nvmeof", "nvmeof.hostNQN", "NQN of its own"),
+        ("nfs", "nfs.mountOptions", "mountOptions"),
+        ("nfs", "snapshot.schedule", "Periodic Snapshot Tasks"),
+        ("nfs", "snapshot.retention", "Periodic Snapshot Tasks"),
+        ("smb", "smbCredentialsSecret", "node-stage-secret-name"),
+        ("nfs", "detachedVolumesFromSnapshots", "cannot do that yet"),
+    ] {
+        let mut request = request("pvc-1", protocol, 1);
+        request.parameters.insert(key.to_owned(), secret.to_owned());
+        let refused = rig.controller.create(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{key}");
+        assert!(refused.message().contains(key) && refused.message().contains(words), "{refused}");
+        assert!(!refused.message().contains(secret), "{refused}");
+    }
+    rig.assert_empty();
+}

@@ -30,6 +30,12 @@ async fn each_parameter_is_seen_in_the_export() {
             ],
         ),
         (&[("nfs.shareComment", "team a")], &[("comment", json!("team a [tns-csi tank/pvc-1]"))]),
+        (
+            &[("shareCommentTemplate", "of {{ .PVName }}")],
+            &[("comment", json!("of pvc-1 [tns-csi tank/pvc-1]"))],
+        ),
+        (&[("path", "/mnt/tank/exports")], &[("path", json!("/mnt/tank/pvc-1"))]),
+        (&[("shareMapallUser", "nobody")], &[("mapall_user", json!("nobody"))]),
         (&[("nfs.security", "sys")], &[("security", json!(["SYS"]))]),
     ];
     let rig = Rig::start().await;
@@ -76,6 +82,7 @@ async fn bad_values_are_refused_before_any_effect() {
         ("nfs.rootSquash", "yes"),
         ("nfs.security", "none"),
         ("nfs.shareComment", "[tns-csi tank/other]"),
+        ("nfs.shareComment", "{{ .PVCName }}"),
         ("smbCredentialsSecret", "smb"),
     ] {
         let mut wanted = request("pvc-1", "nfs", 1);

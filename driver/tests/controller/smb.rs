@@ -29,6 +29,7 @@ async fn each_parameter_is_seen_in_the_share() {
         ),
         (&[("smb.guest", "true")], "/purpose", json!("LEGACY_SHARE")),
         (&[("smb.guest", "true")], "/options/guestok", json!(true)),
+        (&[("shareGuestOk", "true")], "/options/guestok", json!(true)),
         (&[("smb.recycleBin", "true")], "/options/recyclebin", json!(true)),
         (&[("smb.streams", "false")], "/options/streams", json!(false)),
         (&[("smb.durableHandles", "false")], "/options/durablehandle", json!(false)),
@@ -100,6 +101,7 @@ async fn what_a_share_cannot_have_is_refused_before_any_effect() {
         (&[("smb.purpose", "DEFAULT_SHARE"), ("smb.guest", "true")], "LEGACY_SHARE"),
         (&[("smb.gracePeriod", "60")], "TIME_LOCKED_SHARE"),
         (&[("smb.guest", "yes")], "true or false"),
+        (&[("smbCredentialsSecret", "smb")], "csi.storage.k8s.io/node-stage-secret-name"),
     ] {
         let refused = rig.controller.create(class(given)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{given:?}");

@@ -102,7 +102,7 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
     if let Some(key) = request.mutable_parameters.keys().next() {
         return Err(Failure::invalid(format!("unknown mutable parameter {key:?}; there are none yet")));
     }
-    let parameters = Parameters::parse(&request.parameters)?;
+    let mut parameters = Parameters::parse(&request.parameters)?;
     let range = request.capacity_range.unwrap_or_default();
     let range = Range::new(range.required_bytes, range.limit_bytes)?;
     for capability in &capabilities {
@@ -122,6 +122,7 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
         pv_name: &request.name,
     };
     let comment = parameters.naming.comment(values)?;
+    let export = parameters.export.clone().rendered(values)?;
     let dataset = format!("{}/{}", parameters.placement.parent, parameters.naming.leaf(values)?);
     let id = VolumeId::for_dataset(appliance.backend.as_deref(), &dataset)?;
     let volume = inner.volume(&id, &dataset);
@@ -130,6 +131,7 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
         fingerprint = fingerprint.with("encryption_key", encryption::source(encryption));
     }
     let name = request.name.clone();
+    parameters.export = export;
     Ok(Plan { name, volume, parameters, range, capacity_bytes, fingerprint, comment, encryption })
 }
 

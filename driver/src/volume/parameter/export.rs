@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use crate::volume::failure::Failure;
-use crate::volume::metadata::Metadata;
-use crate::volume::parameter::iscsi::Iscsi;
-use crate::volume::parameter::nfs::Nfs;
+use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, PVC_NAME, PVC_NAMESPACE};
+use crate::volume::parameter::iscsi::{self, Iscsi};
+use crate::volume::parameter::nfs::{self, Nfs};
 use crate::volume::parameter::nvmeof::Nvmeof;
-use crate::volume::parameter::smb::Smb;
+use crate::volume::parameter::smb::{self, Smb};
 use crate::volume::parameter::table;
+use crate::volume::template::{Template, Values};
 
 /// The settings, a group for each protocol; those of the others are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,41 @@ impl ExportSettings {
     pub fn recorded(metadata: &Metadata) -> Result<Self, Failure> {
         let recorded = table()
             .filter_map(|d| Some((d.name.to_owned(), metadata.requested_parameter(d.name)?.to_owned())));
-        Self::read(&recorded.collect())
+        let values = Values {
+            pvc_name: metadata.get(PVC_NAME),
+            pvc_namespace: metadata.get(PVC_NAMESPACE),
+            pv_name: metadata.get(CSI_VOLUME_NAME).unwrap_or_default(),
+        };
+        Self::read(&recorded.collect())?.rendered(values)
+    }
+
+    /// The same with the comments filled in for one volume.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: a comment that is no template, or gives what is no comment for this volume.
+    pub fn rendered(mut self, values: Values<'_>) -> Result<Self, Failure> {
+        let comments = [
+            (nfs::COMMENT, &mut self.nfs.comment),
+            (smb::COMMENT, &mut self.smb.comment),
+            (iscsi::COMMENT, &mut self.iscsi.comment),
+        ];
+        for (key, comment) in comments {
+            let Some(text) = comment else { continue };
+            // An empty one is valid for iSCSI and asks for nothing.
+            if text.is_empty() {
+                continue;
+            }
+            let rendered = Template::parse(text).and_then(|template| template.render(values));
+            let rendered = rendered.map_err(|why| Failure::invalid(format!("parameter {key}: {why}")))?;
+            if let Some(definition) = table().find(|d| d.name == key && !(d.check)(&rendered)) {
+                return Err(Failure::invalid(format!(
+                    "parameter {key} gives {:?} for this volume, valid is {}",
+                    rendered.chars().take(64).collect::<String>(),
+                    definition.values
+                )));
+            }
+            *text = rendered;
+        }
+        Ok(self)
     }
 }

@@ -25,7 +25,7 @@ const XEN: &str = "iscsi.xen";
 const NO_PHYSICAL: &str = "iscsi.disablePhysicalBlocksize";
 const ROTATION: &str = "iscsi.rpm";
 const THRESHOLD: &str = "iscsi.availThreshold";
-const COMMENT: &str = "iscsi.comment";
+pub(super) const COMMENT: &str = "iscsi.comment";
 const IQN_BASE: &str = "iscsi.iqnBase";
 const AUTH_METHOD: &str = "iscsi.authMethod";
 
@@ -85,7 +85,7 @@ pub(super) const TABLE: &[Definition] = &[
     Definition {
         name: COMMENT,
         protocols: ISCSI,
-        values: "at most 120 characters",
+        values: "at most 120 characters; a template such as {{ .PVCNamespace }}/{{ .PVCName }} is filled in",
         check: |v| v.chars().count() <= MAX_COMMENT && !v.contains(char::is_control),
     },
     Definition {
@@ -134,6 +134,14 @@ impl AuthMethod {
             _ => None,
         }
     }
+}
+
+/// Our word for a kind of authentication as TrueNAS (`authmethod` of a target's group) and democratic-csi write it.
+pub(super) fn auth_type(text: &str) -> Option<&'static str> {
+    ["none", "chap", "mutual"].into_iter().zip(["none", "chap", "chap mutual"]).find_map(|(ours, theirs)| {
+        (text.eq_ignore_ascii_case(theirs) || text.eq_ignore_ascii_case(&theirs.replace(' ', "_")))
+            .then_some(ours)
+    })
 }
 
 /// How an iSCSI target and its extent are made.

@@ -255,9 +255,14 @@ impl Parameters {
 
 /// Checks keys and values; gives our own.
 fn check_all(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Failure> {
-    let ours = parameters.iter().filter(|(key, _)| !key.starts_with(SIDECAR_PREFIX));
+    let ours = || parameters.iter().filter(|(key, _)| !key.starts_with(SIDECAR_PREFIX));
+    for (key, _) in ours() {
+        if let Some(words) = alias::refused(key) {
+            return Err(Failure::invalid(format!("parameter {key} cannot stand in a class: {words}")));
+        }
+    }
     let mut given = BTreeMap::new();
-    for (key, value) in alias::normalise(ours)? {
+    for (key, value) in alias::normalise(ours(), parameters.get("protocol").map(String::as_str))? {
         let Some(definition) = table().find(|d| d.name == key) else {
             return Err(Failure::invalid(format!("unknown parameter {key:?}; valid are {}", valid(None))));
         };
