@@ -295,3 +295,41 @@ async fn a_foreign_dataset_under_a_templates_name_stays_as_it_is() {
     assert_eq!(dataset(&rig, "tank/data").await["user_properties"], before["user_properties"]);
     assert_eq!(rig.rows("sharing.nfs"), Vec::<Value>::new());
 }
+
+fn called(rig: &Rig, method: &str) -> u64 {
+    rig.control().stats().methods.get(method).copied().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_properties_of_the_class_stand_on_the_dataset() {
+    let rig = Rig::start().await;
+    let given = [
+        ("datasetProperties.com.example:owner", "{{ .PVCNamespace }}/{{ .PVCName }}"),
+        ("datasetProperties.backup:tier", "gold"),
+    ];
+    for protocol in ["nfs", "nvmeof"] {
+        let asked = claim(class("pvc-1", protocol, &given), "team", "data");
+        rig.control().reset_stats();
+        let volume = rig.controller.create(asked.clone()).await.unwrap();
+        assert_eq!(called(&rig, "pool.dataset.update"), 0, "they come with the creation");
+        let held = dataset(&rig, "tank/pvc-1").await;
+        assert_eq!(held["user_properties"]["com.example:owner"]["rawvalue"], "team/data");
+        assert_eq!(held["user_properties"]["backup:tier"]["rawvalue"], "gold");
+        rig.controller.create(asked).await.expect("a replay");
+        let other = claim(class("pvc-1", protocol, &given[..1]), "team", "data");
+        let refused = rig.controller.create(other).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AlreadyExists);
+        assert!(refused.message().contains("backup:tier"), "{refused}");
+        rig.controller.delete(&volume.volume_id).await.unwrap();
+    }
+    for (key, words) in [
+        ("datasetProperties.compression", "zfs.compression"),
+        ("datasetProperties.tns-csi:managed_by", "reserved"),
+        ("datasetProperties.a b:c", "no user property"),
+    ] {
+        let refused = rig.controller.create(class("pvc-1", "nfs", &[(key, "x")])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{key}");
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    rig.assert_empty();
+}

@@ -60,6 +60,7 @@ struct Plan {
     capacity_bytes: u64,
     fingerprint: Fingerprint,
     comment: String,
+    user_properties: Vec<UserProperty>,
     encryption: Option<EncryptionCreate>,
 }
 
@@ -122,6 +123,7 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
         pv_name: &request.name,
     };
     let comment = parameters.naming.comment(values)?;
+    let user_properties = parameters.user_properties.of_new(values)?;
     let export = parameters.export.clone().rendered(values)?;
     let dataset = format!("{}/{}", parameters.placement.parent, parameters.naming.leaf(values)?);
     let id = VolumeId::for_dataset(appliance.backend.as_deref(), &dataset)?;
@@ -132,7 +134,17 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
     }
     let name = request.name.clone();
     parameters.export = export;
-    Ok(Plan { name, volume, parameters, range, capacity_bytes, fingerprint, comment, encryption })
+    Ok(Plan {
+        name,
+        volume,
+        parameters,
+        range,
+        capacity_bytes,
+        fingerprint,
+        comment,
+        user_properties,
+        encryption,
+    })
 }
 
 impl Inner {
@@ -317,6 +329,7 @@ impl Inner {
         create.encryption.clone_from(&plan.encryption);
         create.user_properties =
             properties.into_iter().map(|(key, value)| UserProperty::new(key, value)).collect();
+        create.user_properties.extend(plan.user_properties.iter().cloned());
         create
     }
 }

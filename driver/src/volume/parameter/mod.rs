@@ -13,6 +13,7 @@ pub mod naming;
 pub mod nfs;
 pub mod nvmeof;
 pub mod smb;
+pub mod user_properties;
 pub mod zfs;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::volume::name;
 use crate::volume::parameter::encryption::Encryption;
 use crate::volume::parameter::export::ExportSettings;
 use crate::volume::parameter::naming::Naming;
+use crate::volume::parameter::user_properties::UserProperties;
 use crate::volume::parameter::zfs::Zfs;
 use crate::volume::protocol::Protocol;
 
@@ -177,6 +179,8 @@ pub struct Parameters {
     pub encryption: Encryption,
     /// How dataset and comment are named.
     pub naming: Naming,
+    /// User properties of the operator.
+    pub user_properties: UserProperties,
     /// Our own keys as they were given, for the fingerprint.
     pub given: BTreeMap<String, String>,
 }
@@ -230,6 +234,7 @@ impl Parameters {
             zfs: Zfs::read(&given, protocol)?,
             encryption: Encryption::read(&given)?,
             naming: Naming::read(&given)?,
+            user_properties: UserProperties::read(&given)?,
             given,
         })
     }
@@ -263,6 +268,11 @@ fn check_all(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, S
     }
     let mut given = BTreeMap::new();
     for (key, value) in alias::normalise(ours(), parameters.get("protocol").map(String::as_str))? {
+        if key.starts_with(user_properties::PREFIX) {
+            user_properties::check(&key, &value)?;
+            given.insert(key, value);
+            continue;
+        }
         let Some(definition) = table().find(|d| d.name == key) else {
             return Err(Failure::invalid(format!("unknown parameter {key:?}; valid are {}", valid(None))));
         };
@@ -291,7 +301,8 @@ fn placement(given: &BTreeMap<String, String>) -> Option<Placement> {
 /// The keys of the table, for messages.
 fn valid(protocol: Option<Protocol>) -> String {
     let known = table().filter(|d| protocol.is_none_or(|p| d.protocols.contains(&p)));
-    known.map(|d| d.name).collect::<Vec<_>>().join(", ")
+    let free = format!("{}<module:name>", user_properties::PREFIX);
+    known.map(|d| d.name).chain([free.as_str()]).collect::<Vec<_>>().join(", ")
 }
 
 fn is_argument_list(value: &str) -> bool {
