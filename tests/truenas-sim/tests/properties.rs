@@ -256,3 +256,40 @@ async fn each_rule_of_encryption_refuses() {
         assert_eq!(errno, 22);
     }
 }
+
+#[tokio::test]
+async fn owner_and_mode_of_a_directory_are_set_by_jobs_and_shown() {
+    let appliance = start().await;
+    let mut client = Client::login(&appliance).await;
+    for (name, kind) in [("tank/a", "GENERIC"), ("tank/b", "SMB")] {
+        client.ok("pool.dataset.create", json!([{"name": name, "share_type": kind}])).await;
+    }
+    // Jobs answer when they have ended.
+    client.ok("core.set_options", json!([{"legacy_jobs": false}])).await;
+    let (a, b) = ("/mnt/tank/a", "/mnt/tank/b");
+    let first = client.ok("filesystem.stat", json!([a])).await;
+    assert_eq!((&first["mode"], &first["uid"], &first["acl"]), (&json!(0o40755), &json!(0), &json!(false)));
+    client.ok("filesystem.setperm", json!([{"path": a, "mode": "2770", "uid": 568, "group": "root"}])).await;
+    let set = client.ok("filesystem.stat", json!([a])).await;
+    assert_eq!((&set["mode"], &set["uid"], &set["gid"]), (&json!(0o42770), &json!(568), &json!(0)));
+    // An access list goes only when that is said.
+    assert_eq!(client.ok("filesystem.stat", json!([b])).await["acl"], true);
+    let refused = client.err("filesystem.setperm", json!([{"path": b, "mode": "0770"}])).await;
+    assert!(refused.to_string().contains("stripacl"), "{refused}");
+    client.ok("filesystem.chown", json!([{"path": b, "uid": 568}])).await;
+    assert_eq!(client.ok("filesystem.stat", json!([b])).await["acl"], true);
+    let strip = json!([{"path": b, "mode": "0770", "options": {"stripacl": true}}]);
+    client.ok("filesystem.setperm", strip).await;
+    let stripped = client.ok("filesystem.stat", json!([b])).await;
+    assert_eq!((&stripped["acl"], &stripped["uid"]), (&json!(false), &json!(568)));
+    for bad in [
+        json!({"path": a, "mode": "0890"}),
+        json!({"path": a, "user": "no such user"}),
+        json!({"path": "/etc", "uid": 1}),
+        json!({"path": "/mnt/tank/none", "uid": 1}),
+    ] {
+        client.err("filesystem.setperm", json!([bad])).await;
+    }
+    client.err("filesystem.stat", json!(["/mnt/tank/none"])).await;
+    assert_schemas_kept(&appliance);
+}

@@ -22,7 +22,8 @@ pub use export::{
     NvmetDevice, NvmetHost, NvmetNamespace, NvmetPort, NvmetSession, NvmetSubsystem, NvmetTarget, SmbShare,
 };
 pub use storage::{
-    Dataset, DatasetKind, Encryption, Key, NewDataset, Pool, Property, Scope, Snapshot, Source,
+    Dataset, DatasetKind, Encryption, Key, NewDataset, PermissionChange, Permissions, Pool, Property, Scope,
+    Snapshot, Source,
 };
 
 use std::collections::BTreeMap;
@@ -145,6 +146,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether this absolute path (`/mnt/...`) exists as seen by the appliance: a mounted file system or a stray
     /// directory. A backend under an alternate root maps the path itself.
     fn path_exists(&self, path: &str) -> bool;
+
+    /// Owner and mode of a path that exists.
+    fn permissions(&self, path: &str) -> Result<Permissions>;
+
+    /// Changes owner and mode of one path, nothing below it.
+    fn set_permissions(&self, path: &str, change: PermissionChange) -> Result<()>;
 
     /// Makes a plain directory (an absolute path below `/mnt`), the parents too. Existing ones are left alone.
     fn make_directory(&self, path: &str) -> Result<()>;

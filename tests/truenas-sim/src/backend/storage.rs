@@ -93,6 +93,30 @@ impl Dataset {
     }
 }
 
+/// Owner and mode of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permissions {
+    /// Owner's number.
+    pub uid: u32,
+    /// Group's number.
+    pub gid: u32,
+    /// Permission bits, without the type.
+    pub mode: u32,
+    /// Whether an access list says more than the mode does.
+    pub acl: bool,
+}
+
+/// Changes of a directory; what is `None` stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PermissionChange {
+    /// Owner's number.
+    pub uid: Option<u32>,
+    /// Group's number.
+    pub gid: Option<u32>,
+    /// Permission bits; an access list goes with them.
+    pub mode: Option<u32>,
+}
+
 /// Which datasets are asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {

@@ -4,6 +4,7 @@ mod auth;
 mod core;
 mod crud;
 mod dataset;
+mod filesystem;
 pub(crate) mod iscsi;
 mod nfs;
 pub(crate) mod nvmet;
@@ -105,7 +106,8 @@ fn dispatch(method: &str, call: &Call) -> Result<Value, Failure> {
     match namespace {
         "auth" => auth::call(verb, call),
         "core" => core::call(verb, call),
-        "system" | "system.global" | "failover" | "interface" | "filesystem" => system::call(method, call),
+        "system" | "system.global" | "failover" | "interface" => system::call(method, call),
+        "filesystem" => filesystem::call(verb, call),
         "pool" => pool::call(verb, call),
         "pool.dataset" => dataset::call(verb, call),
         "pool.snapshot" | "zfs.snapshot" => snapshot::call(verb, call),

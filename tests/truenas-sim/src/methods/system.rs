@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, unserved};
 use crate::exports::Stage;
-use crate::failure::{ENOENT, Failure};
+use crate::failure::Failure;
 use crate::state::Table;
 
 pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
@@ -29,7 +29,6 @@ pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
         "failover.status" => json!(shared.ha().status),
         "failover.licensed" => json!(shared.ha().licensed),
         "interface.query" => return call.query().run(interfaces(call)),
-        "filesystem.stat" => return stat(call),
         _ => return Err(unserved(method)),
     })
 }
@@ -81,17 +80,4 @@ fn interfaces(call: &Call) -> Vec<Value> {
         },
         "aliases": aliases, "ipv4_dhcp": true, "ipv6_auto": false, "description": "", "mtu": null,
     })]
-}
-
-fn stat(call: &Call) -> Result<Value, Failure> {
-    let path = call.text(0);
-    if !call.shared.backend.path_exists(path) {
-        return Err(Failure::call(ENOENT, format!("Path {path} not found")));
-    }
-    Ok(json!({
-        "realpath": path, "type": "DIRECTORY", "size": 2, "allocation_size": 512, "mode": 0o40755, "mount_id": 1,
-        "uid": 0, "gid": 0, "atime": 0.0, "mtime": 0.0, "ctime": 0.0, "btime": 0.0, "dev": 1, "inode": 34,
-        "nlink": 2, "acl": false, "is_mountpoint": true, "is_ctldir": false, "attributes": [], "user": "root",
-        "group": "root",
-    }))
 }

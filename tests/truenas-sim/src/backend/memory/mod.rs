@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::{
     Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset,
-    NfsExport, NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
+    NfsExport, NvmetSession, NvmetTarget, PermissionChange, Permissions, Pool, Refusal, Result, Scope,
+    SmbShare, Snapshot,
 };
 use crate::state::{Journal, Tables};
 use pool::{Node, State};
@@ -205,6 +206,14 @@ impl Backend for Memory {
 
     fn path_exists(&self, path: &str) -> bool {
         self.state().path_exists(path)
+    }
+
+    fn permissions(&self, path: &str) -> Result<Permissions> {
+        self.state().permissions(path)
+    }
+
+    fn set_permissions(&self, path: &str, change: PermissionChange) -> Result<()> {
+        self.state().set_permissions(path, change)
     }
 
     fn make_directory(&self, path: &str) -> Result<()> {

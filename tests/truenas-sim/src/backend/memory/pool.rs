@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::missing;
 use super::properties;
-use crate::backend::{BackendError, Dataset, DatasetKind, Pool, Refusal, Result, Scope};
+use crate::backend::{
+    BackendError, Dataset, DatasetKind, PermissionChange, Permissions, Pool, Refusal, Result, Scope,
+};
 use crate::state::{Change, Journal, Tables};
 
 const DATASETS: &str = "zfs.dataset";
@@ -33,6 +35,9 @@ pub(super) struct Node {
     /// `dataset@snapshot` that it is a clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Owner and mode of its root directory, once they were set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Permissions>,
     /// When its device appears; only in the process that made it.
     #[serde(skip)]
     pub device_at: Option<Instant>,
@@ -48,6 +53,7 @@ impl Node {
             native: BTreeMap::new(),
             user: BTreeMap::new(),
             origin: None,
+            root: None,
             device_at: None,
         }
     }
@@ -448,6 +454,36 @@ impl State {
         path.strip_prefix("/mnt/").and_then(|name| self.nodes.get(name)).is_some_and(mounted)
             || self.directories.contains(path)
             || path == "/mnt"
+    }
+
+    /// Owner and mode of a path. A new file system is root's, and has an access list where that is its ACL type.
+    pub fn permissions(&self, path: &str) -> Result<Permissions> {
+        let path = path.trim_end_matches('/');
+        if !self.path_exists(path) {
+            return Err(BackendError::new(Refusal::Missing, format!("{path}: no such file or directory")));
+        }
+        let node = path.strip_prefix("/mnt/").and_then(|name| self.nodes.get(name));
+        let set = node.and_then(|node| node.root);
+        Ok(set.unwrap_or_else(|| Permissions {
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            acl: node.is_some_and(|node| node.native.get("acltype").is_some_and(|kind| kind == "nfsv4")),
+        }))
+    }
+
+    pub fn set_permissions(&mut self, path: &str, change: PermissionChange) -> Result<()> {
+        let present = self.permissions(path)?;
+        let name = path.trim_end_matches('/').strip_prefix("/mnt/").unwrap_or_default();
+        // Plain directories are root's whatever is asked: nothing lives in them.
+        let Some(mut node) = self.nodes.get(name).cloned() else { return Ok(()) };
+        node.root = Some(Permissions {
+            uid: change.uid.unwrap_or(present.uid),
+            gid: change.gid.unwrap_or(present.gid),
+            mode: change.mode.unwrap_or(present.mode),
+            acl: present.acl && change.mode.is_none(),
+        });
+        self.insert(name, node)
     }
 
     pub fn make_directory(&mut self, path: &str) -> Result<()> {

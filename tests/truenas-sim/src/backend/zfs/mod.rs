@@ -15,12 +15,13 @@ mod nvmet;
 mod smb;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{
     Backend, BackendError, Dataset, DatasetKind, Encryption, IscsiSession, IscsiTarget, NewDataset,
-    NfsExport, NvmetSession, NvmetTarget, Pool, Refusal, Result, Scope, SmbShare, Snapshot,
+    NfsExport, NvmetSession, NvmetTarget, PermissionChange, Permissions, Pool, Refusal, Result, Scope,
+    SmbShare, Snapshot,
 };
 use command::{run, zfs, zfs_busy};
 
@@ -225,6 +226,23 @@ impl Backend for Zfs {
         self.real(path).symlink_metadata().is_ok()
     }
 
+    fn permissions(&self, path: &str) -> Result<Permissions> {
+        let found = self.real(path).symlink_metadata().map_err(|error| io(path, &error))?;
+        // Linux's OpenZFS has no NFSv4 access lists, and the stand-in makes no POSIX ones.
+        Ok(Permissions { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o7777, acl: false })
+    }
+
+    fn set_permissions(&self, path: &str, change: PermissionChange) -> Result<()> {
+        let real = self.real(path);
+        // The owner first: changing it clears bits of the mode.
+        std::os::unix::fs::chown(&real, change.uid, change.gid).map_err(|error| io(path, &error))?;
+        if let Some(mode) = change.mode {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&real, mode).map_err(|error| io(path, &error))?;
+        }
+        Ok(())
+    }
+
     fn make_directory(&self, path: &str) -> Result<()> {
         let path = self.real(path);
         std::fs::create_dir_all(&path)
@@ -266,6 +284,11 @@ impl Backend for Zfs {
     fn nvmet_sessions(&self) -> Result<Vec<NvmetSession>> {
         Ok(nvmet::sessions(Path::new("/sys/kernel/debug/nvmet")))
     }
+}
+
+fn io(path: &str, error: &std::io::Error) -> BackendError {
+    let kind = if error.kind() == std::io::ErrorKind::NotFound { Refusal::Missing } else { Refusal::Other };
+    BackendError::new(kind, format!("{path}: {error}"))
 }
 
 /// The arguments that create a dataset.
