@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use truenas::Calls;
-use truenas::calls::{Filter, NfsShare, SmbShare};
+use truenas::calls::{Filter, NfsShare, Permissions, SmbShare};
 
 use crate::protocol::appliance::Appliance;
-use crate::protocol::call::Answer as _;
+use crate::protocol::call::{Answer as _, failed};
 use crate::protocol::{
     Attached, Content, Export, Grantee, Granting, Judge, NodeIdentity, Revocation, Volume, health, hosts,
 };
@@ -141,6 +141,33 @@ async fn shares_at<F: FileShare>(calls: &Calls, volume: &Volume) -> Result<Share
     Ok(Shares { all: F::at(calls, &volume.path()).await? })
 }
 
+/// Gives the root directory of a new volume its owner and mode.
+async fn permit(calls: &Calls, volume: &Volume, asked: &Permissions) -> Result<(), Failure> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let path = volume.path();
+    let doing = format!("setting owner and mode of {path}");
+    let done = calls.filesystem_set_permissions(&path, asked).await;
+    done.map_err(|error| match (failed(&doing, &error), error.refused()) {
+        // The class names a user, a group or a mode that the appliance does not take.
+        (failure, Some(refused)) if failure.kind == Kind::Internal && !refused.fields.is_empty() => {
+            Failure::invalid(failure.message)
+        }
+        (failure, _) => failure,
+    })
+}
+
+/// The same where an earlier attempt may have done it; the directory tells.
+async fn permit_if_needed(calls: &Calls, volume: &Volume, asked: &Permissions) -> Result<(), Failure> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let path = volume.path();
+    let found = calls.filesystem_stat(&path).await.or_failed(&format!("reading owner and mode of {path}"))?;
+    if found.satisfies(asked) { Ok(()) } else { permit(calls, volume, asked).await }
+}
+
 fn missing<F: FileShare>(volume: &Volume) -> Failure {
     Failure::precondition(format!(
         "the {} of {} is missing or not ours: one of ours has {:?} in its comment",
@@ -176,6 +203,7 @@ impl<F: FileShare> Export for F {
         settings: &ExportSettings,
         _: Option<()>,
     ) -> Result<(), Failure> {
+        permit(calls, volume, &settings.permissions).await?;
         match F::create(calls, volume, settings).await? {
             Ok(()) => Ok(()),
             Err(_) => <F as Export>::ensure(appliance, calls, volume, settings, &Metadata::default()).await,
@@ -192,6 +220,7 @@ impl<F: FileShare> Export for F {
         if shares_at::<F>(calls, volume).await?.ours::<F>(volume, Some(metadata)).is_some() {
             return Ok(());
         }
+        permit_if_needed(calls, volume, &settings.permissions).await?;
         let Err(refused) = F::create(calls, volume, settings).await? else { return Ok(()) };
         // A row is stored before the service is reloaded: a refusal proves nothing.
         match shares_at::<F>(calls, volume).await?.ours::<F>(volume, Some(metadata)) {

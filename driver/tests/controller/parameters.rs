@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tns_csi_proto::csi::v1 as csi;
 use tonic::Code;
 use truenas::Lane;
-use truenas_sim::{Config, Version};
+use truenas_sim::{Config, Version, When};
 
-use crate::rig::{DEADLINE, GIB, Rig, request, single};
+use crate::rig::{DEADLINE, GIB, Rig, request, single, smb_hosts};
 
 const HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 const PHRASE: &str = "a phrase nobody prints";
@@ -296,8 +296,119 @@ async fn a_foreign_dataset_under_a_templates_name_stays_as_it_is() {
     assert_eq!(rig.rows("sharing.nfs"), Vec::<Value>::new());
 }
 
+async fn root_of(rig: &Rig, path: &str) -> Value {
+    let calls = rig.client().calls(Lane::Ordinary, (Instant::now() + DEADLINE).into());
+    calls.call("filesystem.stat", &(path,)).await.unwrap()
+}
+
 fn called(rig: &Rig, method: &str) -> u64 {
     rig.control().stats().methods.get(method).copied().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owner_and_mode_of_the_root_directory_are_those_of_the_class() {
+    let (mode, user, group) = ("datasetPermissionsMode", "datasetPermissionsUser", "datasetPermissionsGroup");
+    for version in [Version::V25_04, Version::V25_10, Version::V26] {
+        let rig = Rig::with(Config { version, ..Config::default() }).await;
+        for protocol in ["nfs", "smb"] {
+            for (given, (bits, uid, gid)) in [
+                (&[][..], (0o755, 0, 0)),
+                (&[(mode, "0770")], (0o770, 0, 0)),
+                (&[(user, "568"), (group, "569")], (0o755, 568, 569)),
+                (&[(user, "nobody")], (0o755, 65534, 0)),
+                (&[(mode, "2775"), (user, "0"), (group, "1000")], (0o2775, 0, 1000)),
+            ] {
+                let volume = rig.controller.create(class("pvc-1", protocol, given)).await;
+                let volume = volume.unwrap_or_else(|why| panic!("{version:?} {protocol} {given:?}: {why}"));
+                let root = root_of(&rig, "/mnt/tank/pvc-1").await;
+                let held =
+                    (root["mode"].as_u64().unwrap() & 0o7777, root["uid"].clone(), root["gid"].clone());
+                assert_eq!(held, (bits, json!(uid), json!(gid)), "{version:?} {protocol} {given:?}");
+                // Without a mode TrueNAS's access list of an SMB volume stays.
+                let list = protocol == "smb" && !given.iter().any(|(key, _)| *key == mode);
+                assert_eq!(root["acl"], list, "{version:?} {protocol} {given:?}");
+                rig.assert_nobody_let_in();
+                rig.controller.delete(&volume.volume_id).await.unwrap();
+            }
+        }
+        rig.assert_empty();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_class_that_asks_for_an_owner_or_a_mode_pays_for_it() {
+    let rig = Rig::start().await;
+    rig.control().reset_stats();
+    rig.controller.create(class("pvc-1", "nfs", &[])).await.unwrap();
+    assert_eq!(rig.control().stats().calls, 2, "{:?}", rig.control().stats().methods);
+    rig.controller.create(class("pvc-2", "nfs", &[("datasetPermissionsMode", "0770")])).await.unwrap();
+    assert_eq!((called(&rig, "filesystem.setperm"), called(&rig, "filesystem.stat")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_the_appliance_does_not_know_leaves_nothing_behind() {
+    let rig = Rig::start().await;
+    for (protocol, key, value) in [
+        ("nfs", "datasetPermissionsUser", "nosuchuser"),
+        ("smb", "datasetPermissionsGroup", "nosuchgroup"),
+        ("nfs", "datasetPermissionsMode", "rwx"),
+        ("nfs", "datasetPermissionsUser", "-1"),
+        ("nvmeof", "datasetPermissionsMode", "0770"),
+    ] {
+        let refused = rig.controller.create(class("pvc-1", protocol, &[(key, value)])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{key}={value}: {refused}");
+        rig.assert_empty();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_change_of_owner_is_finished_before_anybody_is_let_in() {
+    let asked =
+        || class("pvc-1", "nfs", &[("datasetPermissionsMode", "0770"), ("datasetPermissionsUser", "568")]);
+    for when in [When::Before, When::After] {
+        let mut rig = Rig::start().await;
+        rig.control().hold("filesystem.setperm", when);
+        let _cut = rig.controller.spawn(move |s| async move {
+            use tns_csi_proto::csi::v1::controller_server::Controller as _;
+            s.create_volume(tonic::Request::new(asked())).await
+        });
+        let control = rig.control();
+        control.wait_held("filesystem.setperm", when, 1).await;
+        assert_eq!(rig.rows("sharing.nfs"), Vec::<Value>::new(), "shared before the owner is right");
+        rig.replace_controller_dead(|| control.release("*")).await;
+        rig.controller.create(asked()).await.unwrap();
+        let root = root_of(&rig, "/mnt/tank/pvc-1").await;
+        assert_eq!((&root["mode"], &root["uid"]), (&json!(0o40770), &json!(568)), "{when:?}");
+        rig.assert_one_volume("nfs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_about_the_owner_is_looked_up() {
+    for when in [When::Before, When::After] {
+        let rig = Rig::start().await;
+        rig.control().drop_at("filesystem.setperm", 1, when);
+        rig.controller.create(class("pvc-1", "smb", &[("datasetPermissionsMode", "0770")])).await.unwrap();
+        assert_eq!(root_of(&rig, "/mnt/tank/pvc-1").await["mode"], json!(0o40770), "{when:?}");
+        rig.assert_one_volume("smb");
+        assert_eq!(smb_hosts(&rig.rows("sharing.smb")[0]), ["192.0.2.1"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_volumes_users_made_of_its_root_stays_when_the_request_is_repeated() {
+    let rig = Rig::start().await;
+    let asked = || class("pvc-1", "nfs", &[("datasetPermissionsMode", "0770")]);
+    let volume = rig.controller.create(asked()).await.unwrap();
+    let calls = rig.client().calls(Lane::Ordinary, (Instant::now() + DEADLINE).into());
+    let users = truenas::calls::Permissions { mode: Some(0o700), ..Default::default() };
+    calls.filesystem_set_permissions("/mnt/tank/pvc-1", &users).await.unwrap();
+    rig.controller.create(asked()).await.unwrap();
+    // The export is made again at publish; the directory is not touched.
+    let export = rig.rows("sharing.nfs")[0]["id"].as_i64().unwrap();
+    calls.nfs_share_delete(export).await.unwrap();
+    rig.controller.publish(&volume, &crate::rig::node("a", 1)).await.unwrap();
+    assert_eq!(root_of(&rig, "/mnt/tank/pvc-1").await["mode"], json!(0o40700));
 }
 
 #[tokio::test(flavor = "multi_thread")]

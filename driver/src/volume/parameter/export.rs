@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use truenas::calls::Permissions;
+
 use crate::volume::failure::Failure;
 use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, PVC_NAME, PVC_NAMESPACE};
 use crate::volume::parameter::iscsi::{self, Iscsi};
@@ -25,10 +27,13 @@ pub struct ExportSettings {
     pub iscsi: Iscsi,
     /// Of NVMe-oF subsystems.
     pub nvmeof: Nvmeof,
+    /// What the root directory of a new volume shall be before anybody is let in. A volume that exists has none: its
+    /// users may have changed it since.
+    pub permissions: Permissions,
 }
 
 impl ExportSettings {
-    /// Reads the settings from a class's own keys.
+    /// Reads the settings from a class's own keys, but for the permissions.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: values that do not go together.
@@ -38,6 +43,7 @@ impl ExportSettings {
             smb: Smb::read(given)?,
             iscsi: Iscsi::read(given)?,
             nvmeof: Nvmeof::read(given)?,
+            permissions: Permissions::default(),
         })
     }
 

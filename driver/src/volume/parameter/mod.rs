@@ -12,6 +12,7 @@ pub mod iscsi;
 pub mod naming;
 pub mod nfs;
 pub mod nvmeof;
+pub mod permissions;
 pub mod smb;
 pub mod user_properties;
 pub mod zfs;
@@ -59,6 +60,7 @@ const TABLES: &[&[Definition]] = &[
     zfs::TABLE,
     encryption::TABLE,
     naming::TABLE,
+    permissions::TABLE,
 ];
 
 /// Every parameter the driver knows.
@@ -230,7 +232,10 @@ impl Parameters {
                 .unwrap_or_default(),
             pvc_name: sidecar("pvc/name"),
             pvc_namespace: sidecar("pvc/namespace"),
-            export: ExportSettings::read(&given)?,
+            export: ExportSettings {
+                permissions: permissions::read(&given),
+                ..ExportSettings::read(&given)?
+            },
             zfs: Zfs::read(&given, protocol)?,
             encryption: Encryption::read(&given)?,
             naming: Naming::read(&given)?,

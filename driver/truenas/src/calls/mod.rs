@@ -4,6 +4,7 @@
 
 mod dataset;
 mod dataset_create;
+mod filesystem;
 mod iscsi;
 mod nfs;
 mod nvmet;
@@ -28,6 +29,7 @@ pub use dataset_create::{
     CreateKind, DatasetCreate, DatasetProperties, EncryptionCreate, EncryptionKey, FilesystemCreate,
     ShareType, UserProperty, VolumeCreate,
 };
+pub use filesystem::{Account, Permissions, Stat};
 pub use iscsi::{
     IscsiAuth, IscsiAuthMethod, IscsiAuthWrite, IscsiExtent, IscsiExtentCreate, IscsiExtentKind,
     IscsiGlobalConfig, IscsiGroup, IscsiInitiator, IscsiListen, IscsiPortal, IscsiSession, IscsiTarget,
