@@ -51,8 +51,10 @@ pub const SEALED_PREFIX: &str = "tns-csi:dhchap.";
 /// Prefix of the fingerprint of the create request, with its version.
 pub const REQUEST_PREFIX: &str = "tns-csi:request.v1.";
 
-const SCHEMA_VERSION: &str = "tns-csi:schema_version";
-const CREATED_AT: &str = "tns-csi:created_at";
+/// Version of the schema.
+pub const SCHEMA_VERSION: &str = "tns-csi:schema_version";
+/// When the volume was made, in RFC 3339.
+pub const CREATED_AT: &str = "tns-csi:created_at";
 /// Name of the claim.
 pub const PVC_NAME: &str = "tns-csi:pvc_name";
 /// Namespace of the claim.

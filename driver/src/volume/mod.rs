@@ -15,5 +15,6 @@ pub mod node_id;
 pub mod ownership;
 pub mod parameter;
 pub mod protocol;
+pub mod record;
 pub mod registry;
 pub mod template;

@@ -18,11 +18,30 @@ pub enum Ownership {
     Foreign(String),
 }
 
+/// Prefixes of the user properties by which other drivers for TrueNAS mark their volumes.
+const OTHER_DRIVERS: [(&str, &str); 3] = [
+    ("democratic-csi:", "democratic-csi"),
+    ("truenas-csi:", "truenas-csi"),
+    ("io.truenas.csi:", "the driver that marks its volumes with io.truenas.csi"),
+];
+
+/// The other driver that marked a dataset, and a property that says so. Like every marker it may be inherited.
+#[must_use]
+pub fn other_driver(metadata: &Metadata) -> Option<(&'static str, String)> {
+    OTHER_DRIVERS.into_iter().find_map(|(prefix, driver)| {
+        let (name, _) = metadata.with_prefix(prefix).find(|(_, value)| !value.is_empty())?;
+        Some((driver, format!("{prefix}{name}")))
+    })
+}
+
 /// Judges the dataset `dataset`, read for volume `volume`, by its properties. `cluster_id` is this driver's.
 #[must_use]
 pub fn judge(volume: &VolumeId, dataset: &str, metadata: &Metadata, cluster_id: Option<&str>) -> Ownership {
     let foreign = |why: String| Ownership::Foreign(format!("dataset {dataset} {why}"));
     if !metadata.is_marked() {
+        if let Some((driver, marker)) = other_driver(metadata) {
+            return foreign(format!("was made by {driver} (it has {marker}) and not by this driver"));
+        }
         let found = metadata.get(MANAGED_BY).map_or_else(|| "no".to_owned(), |m| format!("{m:?} as"));
         return foreign(format!("has {found} {MANAGED_BY} and was not made by this driver"));
     }
@@ -101,6 +120,22 @@ mod tests {
         assert_eq!(judged("tank/pvc-1", &theirs, Some("west")), Ownership::Ours);
         assert!(matches!(judged("tank/pvc-1", &theirs, Some("east")), Ownership::Foreign(_)));
         assert!(matches!(judged("tank/pvc-1", &theirs, None), Ownership::Foreign(_)));
+    }
+
+    #[test]
+    fn a_volume_of_another_driver_is_named_as_what_it_is() {
+        for (marker, driver) in [
+            (("democratic-csi:managed_resource", "true"), "democratic-csi"),
+            (("democratic-csi:csi_volume_name", "pvc-1"), "democratic-csi"),
+            (("truenas-csi:managed_resource", "true"), "truenas-csi"),
+            (("io.truenas.csi:managed", "true"), "io.truenas.csi"),
+        ] {
+            let Ownership::Foreign(why) = judged("tank/pvc-1", &[marker], None) else { panic!("{marker:?}") };
+            assert!(why.contains(&format!("made by {driver}")) || why.contains(driver), "{why}");
+            assert!(why.contains(marker.0), "{why}");
+        }
+        let ours = [MARK, (VOLUME_ID, "tank/pvc-1"), ("democratic-csi:managed_resource", "true")];
+        assert_eq!(judged("tank/pvc-1", &ours, None), Ownership::Ours, "taken over earlier");
     }
 
     #[test]

@@ -23,6 +23,11 @@ async fn t8_a_foreign_dataset_in_the_way_is_never_stamped_or_deleted() {
             let refused = rig.controller.create(request(name, protocol, 1)).await.unwrap_err();
             assert_eq!(refused.code(), Code::AlreadyExists, "{name}: {refused}");
             assert!(refused.message().contains(&id), "{refused}");
+            assert_eq!(
+                refused.message().contains("made by democratic-csi"),
+                name == "other-driver",
+                "{refused}"
+            );
             assert_eq!(rig.controller.delete(&id).await.unwrap_err().code(), Code::FailedPrecondition);
             assert_eq!(rig.controller.expand(&id, 2 * GIB).await.unwrap_err().code(), Code::NotFound);
         }
@@ -273,4 +278,30 @@ async fn a_delete_that_26_calls_done_is_not_believed() {
         rig.assert_empty();
         rig.control().json(json!({"command": "busy", "dataset": "tank/pvc-1"})).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_another_schema_and_a_snapshots_copy_are_left_alone() {
+    let rig = Rig::start().await;
+    let marked = |name: &str, key: &str, value: &str| {
+        let mut properties = json!({"tns-csi:managed_by": "tns-csi", "tns-csi:protocol": "nfs"});
+        properties["tns-csi:volume_id"] = format!("tank/{name}").into();
+        properties[key] = value.into();
+        json!({"name": format!("tank/{name}"), "user_properties": properties})
+    };
+    rig.seed(json!({"datasets": [
+        marked("newer", "tns-csi:schema_version", "2"),
+        marked("garbled", "tns-csi:schema_version", "one"),
+        marked("copy", "tns-csi:detached_snapshot", "true"),
+    ]}))
+    .await;
+    for (name, words) in [("newer", "schema version 2"), ("garbled", "schema_version"), ("copy", "snapshot")]
+    {
+        let refused = rig.controller.create(request(name, "nfs", 1)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AlreadyExists, "{name}: {refused}");
+        assert!(refused.message().contains(words), "{refused}");
+        let kept = rig.controller.delete(&format!("tank/{name}")).await.unwrap_err();
+        assert_eq!(kept.code(), Code::FailedPrecondition, "{kept}");
+    }
+    assert_eq!(rig.datasets().len(), 3);
 }

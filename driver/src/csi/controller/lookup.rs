@@ -12,6 +12,7 @@ use crate::volume::index::Entry;
 use crate::volume::metadata::{CSI_VOLUME_NAME, MANAGED_BY, MANAGER, Metadata, VOLUME_ID};
 use crate::volume::ownership::{Ownership, judge};
 use crate::volume::protocol::Protocol;
+use crate::volume::record::Record;
 
 /// A dataset that is ours.
 #[derive(Clone, Debug)]
@@ -116,6 +117,17 @@ impl Inner {
                     )));
                 }
             }
+        }
+        let record = Record::of(&metadata);
+        if let Some(why) = record.unknown_schema() {
+            return Ok(Finding::Foreign(format!("dataset {} {why}", volume.dataset)));
+        }
+        if record.may_be_snapshot() {
+            let words = format!("dataset {} holds the copy of a snapshot and is no volume", volume.dataset);
+            return Ok(Finding::Foreign(words));
+        }
+        for bad in record.bad_values() {
+            tracing::warn!(volume = %volume.id, "{bad}; it is not used");
         }
         let protocol = match metadata.protocol() {
             Ok(Some(protocol)) => protocol,
