@@ -5,6 +5,7 @@ pub mod cli;
 pub mod csi;
 pub mod endpoint;
 pub mod helper;
+pub mod kubernetes;
 pub mod observe;
 pub mod process;
 pub mod protocol;

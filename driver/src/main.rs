@@ -13,6 +13,7 @@ use tns_csi::csi::node;
 use tns_csi::csi::server::{self, Listener};
 use tns_csi::endpoint::UnixEndpoint;
 use tns_csi::helper::Helper;
+use tns_csi::kubernetes::Kubernetes;
 use tns_csi::observe::{Metrics, Monitor, logging};
 use tns_csi::process;
 use tns_csi_proto::csi::v1::controller_server::ControllerServer;
@@ -92,6 +93,7 @@ async fn serve_controller(args: ControllerArgs, endpoint: UnixEndpoint) -> anyho
         ControllerOptions {
             driver_name: driver_name.clone(),
             cluster_id: args.cluster_id,
+            kubernetes: Kubernetes::in_cluster(),
             metrics: Some(Arc::clone(&metrics)),
         },
         client.clone(),

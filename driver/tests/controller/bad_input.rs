@@ -237,8 +237,12 @@ async fn an_unreachable_appliance_is_unavailable_and_a_wrong_key_is_no_login_sto
         let mut options = Options::new(url.parse().unwrap(), ApiKey::new(key).unwrap());
         options.ca_file = Some(ca.to_owned());
         let client = Client::new(options).unwrap();
-        let options =
-            ControllerOptions { driver_name: "tns.csi.io".to_owned(), cluster_id: None, metrics: None };
+        let options = ControllerOptions {
+            driver_name: "tns.csi.io".to_owned(),
+            cluster_id: None,
+            kubernetes: None,
+            metrics: None,
+        };
         Service::new(options, client)
     };
     let ask = |service: Service| async move {

@@ -18,6 +18,7 @@ mod life;
 mod model;
 mod nfs;
 mod nvmeof;
+mod overrides;
 mod ownership;
 mod parameters;
 mod rig;

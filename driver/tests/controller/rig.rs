@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tns_csi::csi::controller::{ControllerOptions, Service};
+use tns_csi::kubernetes::Kubernetes;
 use tns_csi::volume::node_id::NodeId;
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::controller_server::Controller as _;
@@ -36,6 +37,15 @@ pub struct Process {
 
 impl Process {
     pub async fn start(appliance: &Appliance, cluster_id: Option<&str>) -> Process {
+        Process::in_cluster(appliance, cluster_id, None).await
+    }
+
+    /// One that runs in a cluster with this API.
+    pub async fn in_cluster(
+        appliance: &Appliance,
+        cluster_id: Option<&str>,
+        kubernetes: Option<Kubernetes>,
+    ) -> Process {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut options =
             Options::new(appliance.url().parse().unwrap(), ApiKey::new(appliance.api_key()).unwrap());
@@ -47,8 +57,12 @@ impl Process {
             let client = Client::new(options).unwrap();
             let mut session = client.watch();
             session.wait_for(ConnectionState::is_connected).await.unwrap();
-            let options =
-                ControllerOptions { driver_name: "tns.csi.io".to_owned(), cluster_id, metrics: None };
+            let options = ControllerOptions {
+                driver_name: "tns.csi.io".to_owned(),
+                cluster_id,
+                kubernetes,
+                metrics: None,
+            };
             (Service::new(options, client), session)
         });
         let (service, session) =

@@ -26,7 +26,7 @@ use crate::volume::fingerprint::Fingerprint;
 use crate::volume::id::VolumeId;
 use crate::volume::index::Entry;
 use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, NewVolume, PVC_NAME, PVC_NAMESPACE};
-use crate::volume::parameter::{Parameters, encryption};
+use crate::volume::parameter::{Parameters, encryption, overrides};
 use crate::volume::template::Values;
 
 /// Longest CSI name in bytes (CSI 1.12, "Size Limits").
@@ -70,6 +70,7 @@ pub(super) async fn create(
     until: Instant,
 ) -> Result<csi::CreateVolumeResponse, Failure> {
     let appliance = Arc::clone(inner.default_appliance()?);
+    let request = overridden(inner, request, until).await?;
     let plan = plan(inner, &appliance, &request)?;
     appliance.check_reachable()?;
     let key = plan.volume.id.to_string();
@@ -85,6 +86,34 @@ pub(super) async fn create(
         Done::Created(volume) => Ok(csi::CreateVolumeResponse { volume: Some(*volume) }),
         other => Err(Failure::new(Kind::Internal, format!("create ended as {other:?}"))),
     }
+}
+
+/// The request with what its claim says in place of the class's parameters, where the class allows it.
+async fn overridden(
+    inner: &Inner,
+    mut request: csi::CreateVolumeRequest,
+    until: Instant,
+) -> Result<csi::CreateVolumeRequest, Failure> {
+    let Some(allowed) = overrides::allowed(&request.parameters)? else { return Ok(request) };
+    // What is wrong with the class itself is said without asking anybody.
+    let class = Parameters::parse(&request.parameters)?;
+    let (Some(namespace), Some(name)) = (&class.pvc_namespace, &class.pvc_name) else {
+        return Err(Failure::precondition(format!(
+            "parameter {} needs the claim's name, which was not sent: run external-provisioner with \
+             --extra-create-metadata",
+            overrides::ALLOW
+        )));
+    };
+    let Some(kubernetes) = &inner.options.kubernetes else {
+        return Err(Failure::precondition(format!(
+            "parameter {} needs the Kubernetes API, and this controller does not run in a pod with a service account",
+            overrides::ALLOW
+        )));
+    };
+    let claim = kubernetes.claim(namespace, name, until).await?;
+    let given = std::mem::take(&mut request.parameters);
+    request.parameters = overrides::merge(given, &allowed, &inner.options.driver_name, &claim.annotations)?;
+    Ok(request)
 }
 
 fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest) -> Result<Plan, Failure> {

@@ -26,6 +26,7 @@ use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
 
 use crate::csi::status::code;
+use crate::kubernetes::Kubernetes;
 use crate::observe::{Metrics, VolumeOperation};
 use crate::protocol::Volume;
 use crate::protocol::appliance::Appliance;
@@ -47,6 +48,8 @@ pub struct ControllerOptions {
     pub driver_name: String,
     /// Cluster whose volumes this driver owns; volumes of another cluster are foreign to it.
     pub cluster_id: Option<String>,
+    /// The cluster's API, for classes that let their claims override them; none outside a pod.
+    pub kubernetes: Option<Kubernetes>,
     /// Where operations on volumes are counted.
     pub metrics: Option<Arc<Metrics>>,
 }

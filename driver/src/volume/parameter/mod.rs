@@ -12,6 +12,7 @@ pub mod iscsi;
 pub mod naming;
 pub mod nfs;
 pub mod nvmeof;
+pub mod overrides;
 pub mod permissions;
 pub mod smb;
 pub mod user_properties;
@@ -61,6 +62,7 @@ const TABLES: &[&[Definition]] = &[
     encryption::TABLE,
     naming::TABLE,
     permissions::TABLE,
+    overrides::TABLE,
 ];
 
 /// Every parameter the driver knows.
