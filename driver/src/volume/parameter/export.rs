@@ -59,7 +59,14 @@ impl ExportSettings {
             pvc_namespace: metadata.get(PVC_NAMESPACE),
             pv_name: metadata.get(CSI_VOLUME_NAME).unwrap_or_default(),
         };
-        Self::read(&recorded.collect())?.rendered(values)
+        let read = Self::read(&recorded.collect())?;
+        Ok(read.clone().rendered(values).unwrap_or_else(|_| read.without_comments()))
+    }
+
+    /// The same without the classes' comments: who may reach the volume does not hang on a claim's name that was lost.
+    fn without_comments(mut self) -> Self {
+        (self.nfs.comment, self.smb.comment, self.iscsi.comment) = (None, None, None);
+        self
     }
 
     /// The same with the comments filled in for one volume.
@@ -90,5 +97,46 @@ impl ExportSettings {
             *text = rendered;
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::metadata::parameter_property;
+
+    fn recorded(pairs: &[(&str, &str)], others: &[(&str, &str)]) -> ExportSettings {
+        let class = pairs.iter().map(|(key, value)| (parameter_property(key), (*value).to_owned()));
+        let others = others.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        ExportSettings::recorded(&Metadata::from(class.chain(others).collect::<BTreeMap<_, _>>())).unwrap()
+    }
+
+    #[test]
+    fn comments_are_filled_in_from_the_volumes_own_record() {
+        let class = [(nfs::COMMENT, "{{ .PVCNamespace }}/{{ .PVCName }} {{ .PVName }}")];
+        let volume = [(PVC_NAME, "data"), (PVC_NAMESPACE, "team"), (CSI_VOLUME_NAME, "pvc-1")];
+        assert_eq!(recorded(&class, &volume).nfs.comment.as_deref(), Some("team/data pvc-1"));
+    }
+
+    #[test]
+    fn a_lost_name_of_the_claim_leaves_access_as_it_was_asked_for() {
+        let class = [(iscsi::COMMENT, "{{ .PVCName }}"), ("iscsi.initiators", "iqn.1993-08.org.debian:a")];
+        let read = recorded(&class, &[(CSI_VOLUME_NAME, "pvc-1")]);
+        assert!(read.iscsi.is_open());
+        assert_eq!(read.iscsi.comment, None);
+    }
+
+    #[test]
+    fn permissions_are_not_taken_from_the_record() {
+        let read = recorded(&[("datasetPermissionsMode", "0777")], &[]);
+        assert!(read.permissions.is_empty(), "the directory is its users'");
+    }
+
+    #[test]
+    fn a_comment_that_would_forge_our_mark_is_refused() {
+        let mut settings = ExportSettings::default();
+        settings.nfs.comment = Some("{{ .PVName }}".to_owned());
+        let values = Values { pv_name: "[tns-csi tank/other]", ..Values::default() };
+        assert!(settings.rendered(values).unwrap_err().message.contains(nfs::COMMENT));
     }
 }
