@@ -343,6 +343,11 @@ async fn only_a_class_that_asks_for_an_owner_or_a_mode_pays_for_it() {
     assert_eq!(rig.control().stats().calls, 2, "{:?}", rig.control().stats().methods);
     rig.controller.create(class("pvc-2", "nfs", &[("datasetPermissionsMode", "0770")])).await.unwrap();
     assert_eq!((called(&rig, "filesystem.setperm"), called(&rig, "filesystem.stat")), (1, 0));
+    // The session is subscribed to jobs now; left are the job and a look at it.
+    rig.control().reset_stats();
+    rig.controller.create(class("pvc-3", "nfs", &[("datasetPermissionsUser", "568")])).await.unwrap();
+    let stats = rig.control().stats();
+    assert!(stats.calls <= 4, "{:?}", stats.methods);
 }
 
 #[tokio::test(flavor = "multi_thread")]
