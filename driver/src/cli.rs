@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::endpoint::UnixEndpoint;
 use crate::observe::logging::LogFormat;
+use crate::volume::topology::{Segment, Topology};
 
 /// The variable by which Kubernetes' sidecars and examples name the CSI socket.
 const CSI_ENDPOINT: &str = "CSI_ENDPOINT";
@@ -57,6 +58,10 @@ pub struct CommonArgs {
     /// Address of /metrics and /healthz over HTTP; not served without it
     #[arg(long, env = "TNS_CSI_METRICS_ADDR", value_name = "IP:PORT")]
     pub metrics_addr: Option<SocketAddr>,
+    /// Topology, as KEY=VALUE (topology.kubernetes.io/zone=east): for a node agent where its host is, for the controller from
+    /// where the appliance is reached; give it to all or to none. Volumes are then placed where all of the controller's hold
+    #[arg(long, env = "TNS_CSI_TOPOLOGY", value_name = "KEY=VALUE", value_delimiter = ',')]
+    topology: Vec<Segment>,
     /// Log lines on standard error: text or json
     #[arg(long, env = "TNS_CSI_LOG_FORMAT", value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
@@ -66,6 +71,15 @@ pub struct CommonArgs {
 }
 
 impl CommonArgs {
+    /// The topology.
+    ///
+    /// # Errors
+    /// A usage error when a key was given twice.
+    pub fn topology(&self) -> Result<Topology, clap::Error> {
+        let twice = |words| Cli::command().error(ErrorKind::ValueValidation, words);
+        Topology::new(self.topology.iter().cloned()).map_err(twice)
+    }
+
     /// The CSI socket.
     ///
     /// # Errors
@@ -184,6 +198,14 @@ mod tests {
     }
 
     #[test]
+    fn a_topology_has_each_key_once() {
+        let two = node(&["--topology", "zone=east,rack=r1"]).unwrap().common;
+        assert_eq!(two.topology().unwrap().to_string(), "rack=r1,zone=east");
+        let twice = node(&["--topology", "zone=east", "--topology", "zone=west"]).unwrap().common;
+        assert_eq!(twice.topology().unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
@@ -210,6 +232,7 @@ mod tests {
             ["--metrics-addr", "8080"],
             ["--log-format", "xml"],
             ["--log-level", "info,=x=y"],
+            ["--topology", "zone"],
         ] {
             assert_eq!(node(&args).unwrap_err().exit_code(), 2, "{args:?}");
         }

@@ -64,17 +64,20 @@ fn runtime(builder: &mut Builder) -> anyhow::Result<Runtime> {
 }
 
 async fn serve_node(args: NodeArgs, endpoint: UnixEndpoint) -> anyhow::Result<()> {
+    let topology = args.common.topology()?;
     let helper = Helper::new(args.helper)?;
     let identity = identity::Service::new(
         args.common.driver_name.as_str().to_owned(),
         Dependency::Helper(helper.clone()),
-    );
-    let node = node::Service::new(helper).with_max_volumes(args.max_volumes_per_node);
+    )
+    .with_topology(!topology.is_empty());
+    let node = node::Service::new(helper).with_max_volumes(args.max_volumes_per_node).with_topology(topology);
     let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(node));
     serve(&args.common, endpoint, routes, Arc::new(Metrics::new()?)).await
 }
 
 async fn serve_controller(args: ControllerArgs, endpoint: UnixEndpoint) -> anyhow::Result<()> {
+    let topology = args.common.topology()?;
     let key = truenas::ApiKey::from_file(&args.api_key_file)?;
     let mut urls = args.api_url.into_iter();
     let first = urls.next().context("--api-url is missing")?;
@@ -94,11 +97,13 @@ async fn serve_controller(args: ControllerArgs, endpoint: UnixEndpoint) -> anyho
             driver_name: driver_name.clone(),
             cluster_id: args.cluster_id,
             kubernetes: Kubernetes::in_cluster(),
+            topology: topology.clone(),
             metrics: Some(Arc::clone(&metrics)),
         },
         client.clone(),
     );
-    let identity = identity::Service::new(driver_name, Dependency::Appliance(client));
+    let identity = identity::Service::new(driver_name, Dependency::Appliance(client))
+        .with_topology(!topology.is_empty());
     let routes =
         Routes::new(IdentityServer::new(identity)).add_service(ControllerServer::new(controller.clone()));
     serve(&args.common, endpoint, routes, metrics).await?;

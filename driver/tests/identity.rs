@@ -65,6 +65,19 @@ async fn a_refused_key_is_said_by_probe_without_the_key_and_without_more_logins(
 }
 
 #[tokio::test]
+async fn only_a_driver_with_a_topology_says_that_volumes_are_tied_to_places() {
+    use csi::plugin_capability::{Type, service::Type as Offered};
+    let helper = Helper::new("unix:///nonexistent/helper.sock".parse().unwrap()).unwrap();
+    for has_topology in [false, true] {
+        let service = service(Dependency::Helper(helper.clone())).with_topology(has_topology);
+        let request = Request::new(csi::GetPluginCapabilitiesRequest {});
+        let all = service.get_plugin_capabilities(request).await.unwrap().into_inner().capabilities;
+        let tied = |kind: &Type| matches!(kind, Type::Service(s) if s.r#type() == Offered::VolumeAccessibilityConstraints);
+        assert_eq!(all.iter().any(|c| c.r#type.as_ref().is_some_and(tied)), has_topology);
+    }
+}
+
+#[tokio::test]
 async fn a_controller_without_appliance_is_not_ready_and_still_has_a_name() {
     // Port 9 (discard) of loopback: nobody answers.
     let mut options =

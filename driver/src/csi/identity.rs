@@ -42,6 +42,8 @@ enum Found {
 pub struct Service {
     driver_name: String,
     dependency: Dependency,
+    /// Whether volumes are tied to places: then sidecars look at topology.
+    has_topology: bool,
     /// The last answer, so that each change is logged once and not every probe.
     last: Mutex<Option<Found>>,
 }
@@ -50,7 +52,13 @@ impl Service {
     /// A service for the driver `driver_name`.
     #[must_use]
     pub fn new(driver_name: String, dependency: Dependency) -> Self {
-        Service { driver_name, dependency, last: Mutex::new(None) }
+        Service { driver_name, dependency, has_topology: false, last: Mutex::new(None) }
+    }
+
+    /// The same, saying whether volumes are tied to places.
+    #[must_use]
+    pub fn with_topology(self, has_topology: bool) -> Self {
+        Service { has_topology, ..self }
     }
 
     async fn look(&self) -> Found {
@@ -110,6 +118,11 @@ impl Identity for Service {
             }),
         ]
         .into_iter()
+        .chain(self.has_topology.then(|| {
+            Type::Service(plugin_capability::Service {
+                r#type: service::Type::VolumeAccessibilityConstraints.into(),
+            })
+        }))
         .map(|kind| csi::PluginCapability { r#type: Some(kind) })
         .collect();
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))

@@ -21,7 +21,7 @@ pub enum Kind {
     Precondition,
     /// No size satisfies the request.
     OutOfRange,
-    /// The appliance has no room.
+    /// The appliance has no room, or is not reached from where the volume is wanted.
     NoSpace,
     /// Another operation on the volume is running, or the appliance is busy with the object.
     Busy,

@@ -18,3 +18,4 @@ pub mod protocol;
 pub mod record;
 pub mod registry;
 pub mod template;
+pub mod topology;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tns_csi::csi::controller::{ControllerOptions, Service};
+use tns_csi::volume::topology::Topology;
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::controller_server::Controller as _;
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
@@ -241,6 +242,7 @@ async fn an_unreachable_appliance_is_unavailable_and_a_wrong_key_is_no_login_sto
             driver_name: "tns.csi.io".to_owned(),
             cluster_id: None,
             kubernetes: None,
+            topology: Topology::default(),
             metrics: None,
         };
         Service::new(options, client)

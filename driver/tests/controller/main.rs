@@ -23,4 +23,5 @@ mod ownership;
 mod parameters;
 mod rig;
 mod smb;
+mod topology;
 mod versions;

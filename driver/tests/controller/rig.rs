@@ -8,6 +8,7 @@ use serde_json::Value;
 use tns_csi::csi::controller::{ControllerOptions, Service};
 use tns_csi::kubernetes::Kubernetes;
 use tns_csi::volume::node_id::NodeId;
+use tns_csi::volume::topology::Topology;
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::controller_server::Controller as _;
 use tns_csi_proto::csi::v1::volume_capability::access_mode::Mode;
@@ -37,7 +38,7 @@ pub struct Process {
 
 impl Process {
     pub async fn start(appliance: &Appliance, cluster_id: Option<&str>) -> Process {
-        Process::in_cluster(appliance, cluster_id, None).await
+        Process::placed(appliance, cluster_id, None, Topology::default()).await
     }
 
     /// One that runs in a cluster with this API.
@@ -45,6 +46,16 @@ impl Process {
         appliance: &Appliance,
         cluster_id: Option<&str>,
         kubernetes: Option<Kubernetes>,
+    ) -> Process {
+        Process::placed(appliance, cluster_id, kubernetes, Topology::default()).await
+    }
+
+    /// One whose appliance is reached from these segments.
+    pub async fn placed(
+        appliance: &Appliance,
+        cluster_id: Option<&str>,
+        kubernetes: Option<Kubernetes>,
+        topology: Topology,
     ) -> Process {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut options =
@@ -61,6 +72,7 @@ impl Process {
                 driver_name: "tns.csi.io".to_owned(),
                 cluster_id,
                 kubernetes,
+                topology,
                 metrics: None,
             };
             (Service::new(options, client), session)
@@ -165,7 +177,10 @@ impl Process {
     }
 
     pub async fn capacity(&self, parameters: BTreeMap<String, String>) -> Result<i64, Status> {
-        let request = csi::GetCapacityRequest { parameters, ..Default::default() };
+        self.capacity_of(csi::GetCapacityRequest { parameters, ..Default::default() }).await
+    }
+
+    pub async fn capacity_of(&self, request: csi::GetCapacityRequest) -> Result<i64, Status> {
         let answer = self.call(|s| async move { s.get_capacity(Request::new(request)).await });
         answer.await.map(|a| a.into_inner().available_capacity)
     }

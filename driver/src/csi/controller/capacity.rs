@@ -32,6 +32,9 @@ pub(super) async fn get(
             return Ok(csi::GetCapacityResponse::default());
         }
     }
+    if request.accessible_topology.as_ref().is_some_and(|place| !inner.options.topology.reaches(place)) {
+        return Ok(csi::GetCapacityResponse::default());
+    }
     let appliance = inner.default_appliance()?;
     appliance.check_reachable()?;
     let calls = appliance.calls(until);

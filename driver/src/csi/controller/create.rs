@@ -72,6 +72,7 @@ pub(super) async fn create(
     let appliance = Arc::clone(inner.default_appliance()?);
     let request = overridden(inner, request, until).await?;
     let plan = plan(inner, &appliance, &request)?;
+    inner.options.topology.check(request.accessibility_requirements.as_ref())?;
     appliance.check_reachable()?;
     let key = plan.volume.id.to_string();
     let arguments = format!("{}\n{}", plan.name, plan.fingerprint.line());
@@ -328,6 +329,7 @@ impl Inner {
             volume_id: id,
             capacity_bytes: capacity::to_csi(capacity_bytes),
             volume_context: context,
+            accessible_topology: self.options.topology.accessible(),
             ..Default::default()
         }))
     }

@@ -39,6 +39,7 @@ pub(super) async fn get(
         volume: Some(csi::Volume {
             volume_id: request.volume_id,
             capacity_bytes: capacity::to_csi(owned.capacity_bytes),
+            accessible_topology: inner.options.topology.accessible(),
             ..Default::default()
         }),
         status: Some(VolumeStatus {

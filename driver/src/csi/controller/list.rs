@@ -66,6 +66,7 @@ pub(super) async fn list(
         volume: Some(csi::Volume {
             volume_id,
             capacity_bytes: capacity::to_csi(listed.entry.capacity_bytes),
+            accessible_topology: inner.options.topology.accessible(),
             ..Default::default()
         }),
         status: Some(VolumeStatus {

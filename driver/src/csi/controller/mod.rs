@@ -33,6 +33,7 @@ use crate::protocol::appliance::Appliance;
 use crate::volume::failure::{Failure, Kind};
 use crate::volume::id::VolumeId;
 use crate::volume::registry::{Registry, Ticket};
+use crate::volume::topology::Topology;
 
 /// How often an operation begins again after an unknown outcome.
 const ATTEMPTS: usize = 8;
@@ -50,6 +51,8 @@ pub struct ControllerOptions {
     pub cluster_id: Option<String>,
     /// The cluster's API, for classes that let their claims override them; none outside a pod.
     pub kubernetes: Option<Kubernetes>,
+    /// From where the appliance is reached.
+    pub topology: Topology,
     /// Where operations on volumes are counted.
     pub metrics: Option<Arc<Metrics>>,
 }

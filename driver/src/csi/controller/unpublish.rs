@@ -203,6 +203,7 @@ mod tests {
             volblocksize: None,
             sparse: true,
             refreservation: None,
+            locked: false,
             unstamped: false,
         }
     }

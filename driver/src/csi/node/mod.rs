@@ -18,25 +18,33 @@ use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
 use crate::helper::{Helper, TimeLimit};
+use crate::volume::topology::Topology;
 
 /// The Node service of one node agent.
 #[derive(Clone, Debug)]
 pub struct Service {
     helper: Helper,
     max_volumes: Option<NonZeroU32>,
+    topology: Topology,
 }
 
 impl Service {
     /// A service that works through `helper`.
     #[must_use]
     pub fn new(helper: Helper) -> Self {
-        Service { helper, max_volumes: None }
+        Service { helper, max_volumes: None, topology: Topology::default() }
     }
 
     /// The same for a host that may have so many volumes at once.
     #[must_use]
     pub fn with_max_volumes(self, max_volumes: Option<NonZeroU32>) -> Self {
         Service { max_volumes, ..self }
+    }
+
+    /// The same for a host in these segments of the cluster.
+    #[must_use]
+    pub fn with_topology(self, topology: Topology) -> Self {
+        Service { topology, ..self }
     }
 }
 
@@ -143,7 +151,7 @@ impl Node for Service {
             node_id,
             // Zero is no limit (CSI 1.12, NodeGetInfoResponse).
             max_volumes_per_node: self.max_volumes.map_or(0, |max| max.get().into()),
-            accessible_topology: None,
+            accessible_topology: self.topology.to_csi(),
         }))
     }
 }
