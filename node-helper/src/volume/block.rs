@@ -251,10 +251,11 @@ impl Volumes {
     ) -> Result<Place, Failure> {
         let (own, kind, options) = (node.clone(), wanted.kind, wanted.options.clone());
         let group = wanted.group.filter(|_| !options.read_only());
+        let patience = self.patience(deadline);
         let doing = format!("mounting {}", node.path.display());
         let outcome = work::run("mounting the device", move || {
             let mount = mount_checked(&own, kind, &options)?;
-            super::group::give(&mount, group, &own.path.display().to_string(), deadline)?;
+            super::group::give(&mount, group, &own.path.display().to_string(), &patience)?;
             let shown = mount.device().map_err(|error| Failure::internal(error.to_string()))?;
             Ok((mount, shown))
         });

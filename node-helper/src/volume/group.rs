@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,6 +15,19 @@ use crate::mount::group::{self, Given, GroupError};
 use crate::paths::VolumePath;
 use crate::source::VolumeId;
 use crate::work;
+
+/// Longest time that giving one volume to a group takes. It goes on after its caller's time, as a tree that needs more
+/// would never be finished otherwise: who calls again joins it.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// How long a volume is being given to its group.
+#[derive(Debug, Clone)]
+pub(super) struct Patience {
+    /// When the caller has no time left for anything after it.
+    deadline: Instant,
+    /// The helper is about to end.
+    stopping: Arc<AtomicBool>,
+}
 
 /// Why a volume did not come to a group.
 #[derive(Debug)]
@@ -40,6 +55,11 @@ impl From<Failure> for NotGiven {
 }
 
 impl Volumes {
+    /// For a call with this deadline.
+    pub(super) fn patience(&self, deadline: Instant) -> Patience {
+        Patience { deadline, stopping: Arc::clone(&self.stopping) }
+    }
+
     /// Makes a staged volume belong to the group of a request, when it names one. A root that belongs to it already
     /// costs one look. `own` is the target that the request is about, relative to the kubelet root.
     ///
@@ -66,6 +86,9 @@ impl Volumes {
                 staged.map_or_else(|| "no group".to_owned(), |group| format!("group {group}")),
             )));
         }
+        if readonly {
+            return Ok(());
+        }
         if let Some(staged) = staged.filter(|staged| *staged != wanted) {
             let targets = self.published_targets(record, table).await;
             if let Some(target) = targets.iter().find(|target| Some(target.as_str()) != own) {
@@ -76,9 +99,6 @@ impl Volumes {
                 )));
             }
         }
-        if readonly {
-            return Ok(());
-        }
         if staged != Some(wanted) {
             record.access = record.access.clone().with_group(Some(wanted));
             let volume = VolumeId::parse(&record.volume_id)?;
@@ -87,29 +107,39 @@ impl Volumes {
         let path = VolumePath::from_ledger(&record.staging)
             .ok_or_else(|| Failure::internal("the recorded staging path is not plain"))?;
         let (place, source) = (self.place(&path).await?, record.source.describe());
+        let patience = self.patience(deadline);
         work::run("giving the volume to its group", move || {
             let root = place
                 .open()
                 .map_err(|error| Failure::internal(format!("{}: {error}", place.real().display())))?;
-            give(&root, Some(wanted), &source, deadline)
+            give(&root, Some(wanted), &source, &patience)
         })
         .await??;
         Ok(())
     }
 }
 
-/// Gives the mount at `root` to a group, if there is one. Blocks.
+/// Gives the mount at `root` to a group, if there is one. Blocks, beyond the caller's deadline if need be; then nothing
+/// follows that relies on what was true before, but the caller has to come again.
 pub(super) fn give(
     root: impl AsFd,
     group: Option<u32>,
     source: &str,
-    deadline: Instant,
+    patience: &Patience,
 ) -> Result<(), Failure> {
     let Some(group) = group else { return Ok(()) };
-    match group::give(root, group, deadline.into_std()) {
+    let begun = Instant::now();
+    let go_on = || begun.elapsed() < LONGEST && !patience.stopping.load(Ordering::Relaxed);
+    match group::give(root, group, go_on) {
         Ok(Given::Before) => Ok(()),
         Ok(Given::Walked(seen)) => {
             tracing::info!(source, group, seen, "the volume belongs to its group now");
+            if Instant::now() >= patience.deadline {
+                return Err(Failure::deadline(format!(
+                    "{source} belongs to group {group} now, after {} s: longer than the call had. The next call goes on",
+                    begun.elapsed().as_secs()
+                )));
+            }
             Ok(())
         }
         Err(error) => Err(judge(&error, group, source)),
@@ -123,11 +153,12 @@ fn judge(error: &GroupError, group: u32, source: &str) -> Failure {
              another user or an ACL forbids it: leave root as it is for this class (nfs.rootSquash \"false\", no \
              nfs.maprootUser or nfs.mapallUser), or give the dataset that group with mode 2770 on the appliance"
         )),
-        GroupError::Deadline(_) => Failure::deadline(format!(
+        GroupError::CutOff(_) => Failure::deadline(format!(
             "{source} belongs to group {group} only in part yet: {error}; the next call goes on"
         )),
         GroupError::TooDeep(_) => Failure::precondition(format!(
-            "{source} does not go over to group {group}: {error}; give it the group with chgrp in a pod, its root last"
+            "{source} does not go over to group {group}: {error}; give it the group with chgrp in a pod, its \
+             root last and with chmod g+rwxs"
         )),
         GroupError::Kernel { .. } => Failure::internal(format!("giving {source} to group {group}: {error}")),
     }
@@ -147,7 +178,30 @@ mod tests {
         for word in ["nas:/mnt/a", "2000", "nfs.rootSquash", "nfs.maprootUser"] {
             assert!(failure.message.contains(word), "{failure}");
         }
-        let failure = judge(&GroupError::Deadline(7), 2000, "nas:/mnt/a");
+        let failure = judge(&GroupError::CutOff(7), 2000, "nas:/mnt/a");
         assert!(!failure.is_final() && failure.message.contains('7'), "{failure}");
+    }
+
+    #[test]
+    fn a_walk_goes_on_after_its_callers_time_but_not_after_the_helpers() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: giving files to a group of others needs root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("file"), "x").unwrap();
+        let root = std::fs::File::open(directory.path()).unwrap();
+        let stopping = Arc::new(AtomicBool::new(true));
+        let patience = Patience { deadline: Instant::now(), stopping: Arc::clone(&stopping) };
+        let group_of_file = || {
+            use std::os::unix::fs::MetadataExt;
+            directory.path().join("file").metadata().unwrap().gid()
+        };
+        let failure = give(&root, Some(2000), "nas:/mnt/a", &patience).unwrap_err();
+        assert!(!failure.is_final() && group_of_file() != 2000, "{failure}");
+        stopping.store(false, Ordering::Relaxed);
+        let failure = give(&root, Some(2000), "nas:/mnt/a", &patience).unwrap_err();
+        assert!(!failure.is_final() && group_of_file() == 2000, "{failure}");
+        give(&root, Some(2000), "nas:/mnt/a", &patience).unwrap();
     }
 }

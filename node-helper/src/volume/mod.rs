@@ -20,6 +20,7 @@ mod testing;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tns_csi_proto::HELPER_REVISION;
@@ -199,6 +200,8 @@ pub struct Volumes {
     claims: tokio::sync::Mutex<()>,
     /// Mounts that are being asked whether they live.
     asked: Questions,
+    /// The helper is about to end: what may take long and can be taken up again is cut off.
+    stopping: Arc<AtomicBool>,
 }
 
 impl Volumes {
@@ -211,6 +214,7 @@ impl Volumes {
             statistics: Registry::default(),
             claims: tokio::sync::Mutex::default(),
             asked: Questions::default(),
+            stopping: Arc::default(),
         })
     }
 
@@ -250,6 +254,7 @@ impl Volumes {
 
     /// Waits, at most `grace`, until no operation runs.
     pub async fn finish(&self, grace: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
         if tokio::time::timeout(grace, self.operations.idle()).await.is_err() {
             tracing::warn!(running = self.operations.len(), "operations were still running at the end");
         }

@@ -10,7 +10,7 @@ use super::view::{Life, is_staging, is_target};
 use super::{Call, Done, Publish, Volumes, unexpected};
 use crate::device::{DeviceNumber, VolumeNode};
 use crate::failure::{Failure, Kind};
-use crate::ledger::{Access, Intent, Published, Record};
+use crate::ledger::{Access, Intent, Published, Record, RecordedSource};
 use crate::mount::attach::{Removal, device_of};
 use crate::mount::{Detached, MountTable};
 use crate::paths::{Contents, Place};
@@ -53,6 +53,10 @@ impl Volumes {
             exclusive: request.exclusive,
             device: node.as_ref().map(|node| shown.unwrap_or(node.number)),
         };
+        // A pod that may not write changes nothing, not even whose the files are. The mount of an SMB share decides for
+        // those who only read too.
+        let group =
+            request.group.filter(|_| !entry.readonly || matches!(record.source, RecordedSource::Smb { .. }));
         if let Some(mount) = table.top(place.real()) {
             let Some(prior) = record.target(&target) else {
                 let fault = format!("is the mount point of {}, which is not this volume's", mount.describe());
@@ -68,7 +72,7 @@ impl Volumes {
             }
             if prior.device == entry.device {
                 if *prior == entry {
-                    self.settle_group(&mut record, request.group, Some(&target), &table, deadline)
+                    self.settle_group(&mut record, group, Some(&target), &table, deadline)
                         .await
                         .map_err(|conflict| conflict.into_failure(Kind::FailedPrecondition))?;
                     return Ok("already published".to_owned());
@@ -90,7 +94,7 @@ impl Volumes {
         self.check_exclusive(&record, &request, &table).await?;
         let place = self.check_target(place, request.block).await?;
         self.check_raw_readonly(&record, &entry, node.as_ref(), &table).await?;
-        self.settle_group(&mut record, request.group, Some(&target), &table, deadline)
+        self.settle_group(&mut record, group, Some(&target), &table, deadline)
             .await
             .map_err(|conflict| conflict.into_failure(Kind::FailedPrecondition))?;
         record.published.retain(|other| other.target != target);

@@ -257,10 +257,11 @@ impl Volumes {
         let addresses = self.parts.servers.resolve(&source.server, deadline).await?;
         let server = nfs::reachable("NFS", &addresses, deadline).await?;
         let (own, options) = (source.clone(), options.clone());
+        let patience = self.patience(deadline);
         work::run("mounting the export", move || {
             let mount = nfs::mount(&own, server, &options).map_err(|error| nfs::judge(&own, &error))?;
             let group = group.filter(|_| !options.read_only());
-            super::group::give(&mount, group, &nfs::device_string(&own), deadline)?;
+            super::group::give(&mount, group, &nfs::device_string(&own), &patience)?;
             mount.attach(&place).map_err(|error| nfs::judge(&own, &error))
         })
         .await??;
@@ -303,19 +304,21 @@ pub(super) fn recorded_source(source: &Source) -> RecordedSource {
     }
 }
 
+/// The record's form of an access. Files that are mounted read-only are given to no group; only the mount of an SMB
+/// share has one nevertheless, as an option.
 fn recorded_access(access: &StageAccess) -> Access {
     match access {
         StageAccess::Filesystem { kind, options, group, .. } => Access::Filesystem {
             fs_type: kind.name().to_owned(),
             options: options.texts(),
             readonly: options.read_only(),
-            group: *group,
+            group: group.filter(|_| !options.read_only()),
         },
         StageAccess::Export { fs_type, options, group } => Access::Filesystem {
             fs_type: (*fs_type).to_owned(),
             options: options.texts(),
             readonly: options.read_only(),
-            group: *group,
+            group: group.filter(|_| *fs_type == "cifs" || !options.read_only()),
         },
         StageAccess::RawBlock { readonly } => Access::Block { readonly: *readonly },
     }

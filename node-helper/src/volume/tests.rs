@@ -666,6 +666,27 @@ fn a_volume_belongs_to_the_group_of_its_pod_and_is_walked_once() {
 }
 
 #[test]
+fn a_pod_that_only_reads_does_not_take_the_volume_for_its_group() {
+    on_host(async |host: &mut TestHost| {
+        host.create(1);
+        host.stage(for_group(host.stage_request(1), 2000)).await.unwrap();
+        let publish = |group, readonly, target| api::PublishVolumeRequest {
+            group: Some(group),
+            readonly,
+            ..host.publish_request(1, &host.path(target))
+        };
+        for _ in 0..2 {
+            host.publish(publish(3000, true, "reader")).await.unwrap();
+            assert_eq!(group_of(&host.path("stage1")), (2000, 0o2775));
+        }
+        host.publish(publish(2000, false, "writer")).await.unwrap();
+        host.unpublish(1, &host.path("writer")).await.unwrap();
+        host.unpublish(1, &host.path("reader")).await.unwrap();
+        host.unstage(1).await.unwrap();
+    });
+}
+
+#[test]
 fn a_volume_that_is_read_only_keeps_its_groups() {
     on_host(async |host: &mut TestHost| {
         host.create(1);
@@ -674,13 +695,21 @@ fn a_volume_that_is_read_only_keeps_its_groups() {
         let request = api::StageVolumeRequest { readonly: true, ..for_group(host.stage_request(1), 2000) };
         host.stage(request).await.unwrap();
         assert_eq!(group_of(&host.path("stage1")).0, 0);
-        let publish = api::PublishVolumeRequest {
-            group: Some(2000),
-            readonly: true,
-            ..host.publish_request(1, &host.path("pod"))
-        };
-        host.publish(publish).await.unwrap();
-        host.unpublish(1, &host.path("pod")).await.unwrap();
+        for (group, target, readonly) in [(2000, "pod", true), (3000, "other", true), (4000, "third", false)]
+        {
+            let publish = api::PublishVolumeRequest {
+                group: Some(group),
+                readonly,
+                ..host.publish_request(1, &host.path(target))
+            };
+            host.publish(publish).await.unwrap();
+        }
+        let again = api::StageVolumeRequest { readonly: true, ..for_group(host.stage_request(1), 3000) };
+        assert_eq!(host.stage(again).await.unwrap(), "already staged");
+        assert_eq!(group_of(&host.path("stage1")).0, 0);
+        for target in ["pod", "other", "third"] {
+            host.unpublish(1, &host.path(target)).await.unwrap();
+        }
         host.unstage(1).await.unwrap();
     });
 }
