@@ -102,7 +102,8 @@ mod tests {
         assert!(later.as_mut().now_or_never().is_none());
         held.pop();
         assert!(second.as_mut().now_or_never().is_none());
-        assert!(fence.as_mut().now_or_never().is_some(), "the fence passed it");
+        let passed = fence.as_mut().now_or_never();
+        assert!(passed.is_some(), "the fence passed it");
         held.pop();
         assert!(later.as_mut().now_or_never().is_none(), "a fence that came later does not");
         assert!(second.as_mut().now_or_never().is_some());
