@@ -133,6 +133,10 @@ impl FileShare for Nfs {
         metadata.get(NFS_SHARE_ID).is_some() && metadata.get(NFS_SHARE_PATH) == Some(share.path.as_str())
     }
 
+    fn is_open_on_purpose(share: &NfsShare, _: &Volume) -> bool {
+        share.is_open()
+    }
+
     fn connection(portal: Portal, volume: &Volume, _: &NfsShare) -> Connection {
         Connection::Nfs { portal, export: volume.path() }
     }

@@ -102,6 +102,9 @@ pub trait FileShare {
     /// Whether tns-csi recorded this share.
     fn is_legacy(share: &Self::Row, metadata: &Metadata) -> bool;
 
+    /// Whether somebody meant a share that is open to be open.
+    fn is_open_on_purpose(share: &Self::Row, volume: &Volume) -> bool;
+
     /// How nodes reach the share.
     fn connection(portal: Portal, volume: &Volume, share: &Self::Row) -> Connection;
 }
@@ -135,6 +138,21 @@ impl<R: Row> Shares<R> {
 pub struct Served<R> {
     by_path: HashMap<String, Shares<R>>,
     service: Option<Entry>,
+}
+
+/// Writes the list of recorded nodes to a share of ours that lets everyone in and that nobody meant to.
+async fn close_if_open<F: FileShare>(
+    calls: &Calls,
+    volume: &Volume,
+    share: &F::Row,
+    metadata: &Metadata,
+) -> Result<(), Failure> {
+    if !share.is_open() || F::is_open_on_purpose(share, volume) {
+        return Ok(());
+    }
+    let recorded: Vec<NodeRecord> =
+        metadata.nodes(&volume.id.to_string()).into_values().filter_map(Result::ok).collect();
+    F::write_hosts(calls, share, hosts::with(&hosts::nobody(), &recorded)).await
 }
 
 async fn shares_at<F: FileShare>(calls: &Calls, volume: &Volume) -> Result<Shares<F::Row>, Failure> {
@@ -217,14 +235,14 @@ impl<F: FileShare> Export for F {
         settings: &ExportSettings,
         metadata: &Metadata,
     ) -> Result<(), Failure> {
-        if shares_at::<F>(calls, volume).await?.ours::<F>(volume, Some(metadata)).is_some() {
-            return Ok(());
+        if let Some(share) = shares_at::<F>(calls, volume).await?.ours::<F>(volume, Some(metadata)) {
+            return close_if_open::<F>(calls, volume, share, metadata).await;
         }
         permit_if_needed(calls, volume, &settings.permissions).await?;
         let Err(refused) = F::create(calls, volume, settings).await? else { return Ok(()) };
         // A row is stored before the service is reloaded: a refusal proves nothing.
         match shares_at::<F>(calls, volume).await?.ours::<F>(volume, Some(metadata)) {
-            Some(_) => Ok(()),
+            Some(share) => close_if_open::<F>(calls, volume, share, metadata).await,
             None => Err(refused),
         }
     }
@@ -300,7 +318,7 @@ impl<F: FileShare> Export for F {
         present: &[NodeRecord],
     ) -> Result<(), Failure> {
         let share = found.all.first().ok_or_else(|| missing::<F>(context.volume))?;
-        if share.is_open() {
+        if F::is_open_on_purpose(share, context.volume) {
             tracing::warn!(volume = %context.volume.id, path = share.path(), "not fenced: the share is open to networks or to everyone");
             return Ok(());
         }
@@ -316,7 +334,7 @@ impl<F: FileShare> Export for F {
                 all => all.iter().find(|s| F::is_marked(s, volume)).ok_or_else(|| missing::<F>(volume))?,
             };
             let wanted = hosts::with(share.hosts(), recorded);
-            if share.is_open() || share.hosts() == wanted {
+            if F::is_open_on_purpose(share, volume) || share.hosts() == wanted {
                 return Ok(());
             }
             F::write_hosts(calls, share, wanted).await?;
@@ -353,7 +371,7 @@ impl<F: FileShare> Export for F {
         let marked = access.all.iter().filter(|s| F::is_marked(s, volume));
         let legacy = access.ours::<F>(volume, metadata).filter(|s| !F::is_marked(s, volume));
         // Every share of ours, should two processes have made one each.
-        for share in marked.chain(legacy).filter(|s| !s.is_open()) {
+        for share in marked.chain(legacy).filter(|s| !F::is_open_on_purpose(s, volume)) {
             let hosts = match revocation {
                 Revocation::Everyone => hosts::nobody(),
                 Revocation::Nodes { leaving, remaining } => hosts::without(share.hosts(), leaving, remaining),
@@ -395,6 +413,14 @@ impl<F: FileShare> Export for F {
             Some(share) if !share.is_enabled() => {
                 let words = format!("the {} of {} is disabled on the appliance", F::WORD, share.path());
                 entries.push(Entry::new(Status::Inaccessible, "ShareDisabled", words));
+            }
+            Some(share) if share.is_open() && !F::is_open_on_purpose(share, volume) => {
+                let words = format!(
+                    "the {} of {} lets every host in, which nobody asked for; the next publish or unpublish closes it",
+                    F::WORD,
+                    share.path()
+                );
+                entries.push(Entry::new(Status::Degraded, "ShareOpen", words));
             }
             Some(share) if share.is_open() => {
                 let words = format!(

@@ -186,6 +186,11 @@ impl FileShare for Smb {
         metadata.get(SMB_SHARE_ID).is_some() && recorded.is_some_and(|n| n.eq_ignore_ascii_case(&share.name))
     }
 
+    fn is_open_on_purpose(share: &SmbShare, volume: &Volume) -> bool {
+        // No class opens a share; what tns-csi made is open.
+        share.is_open() && !Self::is_marked(share, volume)
+    }
+
     fn connection(portal: Portal, _: &Volume, share: &SmbShare) -> Connection {
         Connection::Smb { portal, share: share.name.clone() }
     }

@@ -205,3 +205,33 @@ async fn a_foreign_share_with_the_volumes_name_is_not_touched() {
     assert_eq!(rig.datasets(), ["tank/files"], "what was made is undone");
     assert_eq!(rig.rows("sharing.smb"), before);
 }
+
+/// Shares that an earlier release made on 25.04 have a preset that lets everyone in, whatever their row says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_ours_that_25_04s_preset_opened_is_seen_and_closed() {
+    let rig = Rig::with(Config { version: Version::V25_04, ..Config::default() }).await;
+    let volume = rig.controller.create(class(&[])).await.unwrap();
+    let open = |row: Value| {
+        json!([row["id"], {"path": row["path"], "name": row["name"], "comment": row["comment"],
+        "hostsallow": row["hostsallow"], "purpose": "DEFAULT_SHARE"}])
+    };
+    for step in ["create", "publish", "unpublish"] {
+        let client = rig.client();
+        let calls = client.calls(truenas::Lane::Ordinary, tokio::time::Instant::now() + DEADLINE);
+        let row = rig.rows("sharing.smb")[0].clone();
+        calls.call::<_, Value>("sharing.smb.update", &open(row)).await.unwrap();
+        assert!(rig.appliance.memory().unwrap().shares().1[0].hosts_allow.is_empty(), "everyone is let in");
+        let (abnormal, words) = rig.controller.condition(&volume.volume_id).await.unwrap();
+        assert!(abnormal && words.contains("ShareOpen"), "{words}");
+        match step {
+            "create" => drop(rig.controller.create(class(&[])).await.unwrap()),
+            "publish" => drop(rig.controller.publish(&volume, &node("a", 1)).await.unwrap()),
+            _ => rig.controller.unpublish(&volume.volume_id, &node("a", 1)).await.unwrap(),
+        }
+        assert!(!rig.appliance.memory().unwrap().shares().1[0].hosts_allow.is_empty(), "{step} left it open");
+        assert_eq!(rig.rows("sharing.smb")[0]["purpose"], "NO_PRESET", "{step}");
+    }
+    rig.assert_nobody_let_in();
+    rig.controller.delete(&volume.volume_id).await.unwrap();
+    rig.assert_empty();
+}

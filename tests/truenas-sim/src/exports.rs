@@ -94,7 +94,10 @@ fn smb_shares(rows: &Rows) -> Vec<SmbShare> {
     rows.all(Table::Smb)
         .filter(|(_, row)| is_on(row, "enabled") && text(row, "purpose") != "EXTERNAL_SHARE")
         .map(|(id, row)| {
-            let options = row.get("options").and_then(Value::as_object).unwrap_or(row);
+            let options = row.get("options").and_then(Value::as_object);
+            // 25.04 applies a purpose's preset to what it serves; the row keeps what was asked for.
+            let is_preset = options.is_none() && text(row, "purpose") == "DEFAULT_SHARE";
+            let options = options.unwrap_or(row);
             SmbShare {
                 id,
                 name: text(row, "name").to_owned(),
@@ -103,7 +106,7 @@ fn smb_shares(rows: &Rows) -> Vec<SmbShare> {
                 read_only: is_on(row, "readonly") || is_on(row, "ro"),
                 browsable: is_on(row, "browsable"),
                 access_based: is_on(row, "access_based_share_enumeration") || is_on(row, "abe"),
-                hosts_allow: list(options, "hostsallow"),
+                hosts_allow: if is_preset { Vec::new() } else { list(options, "hostsallow") },
                 hosts_deny: list(options, "hostsdeny"),
                 guest_ok: is_on(options, "guestok"),
                 auxiliary: text(options, "auxsmbconf").to_owned(),

@@ -3,8 +3,9 @@
 //! A share without allowed hosts is open to every host. From 25.10 on a share has a purpose with options that belong to
 //! it, and given options replace all earlier ones; 25.04 has everything side by side. Callers see one shape.
 //!
-//! The presets of 25.04 overwrite what the request says, and `DEFAULT_SHARE` among them empties the list of hosts. Its
-//! other values are the defaults of `NO_PRESET`, which is therefore used in its place.
+//! The presets of 25.04 overwrite what the request says, and `DEFAULT_SHARE` among them empties the list of hosts: in what is
+//! served, while the row may still show the list that was asked for. Its other values are the defaults of `NO_PRESET`, which
+//! is therefore used in its place, and a share that has such a preset is read as one that lets everyone in.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -39,8 +40,8 @@ const FLAT: [&str; 17] = [
 ];
 /// 25.04's purpose that leaves all settings as they are given.
 const FREE: &str = "NO_PRESET";
-/// 25.04's purpose that empties the list of hosts.
-const OPENING: &str = "DEFAULT_SHARE";
+/// 25.04's purposes that empty the list of hosts.
+const OPENING: [&str; 2] = ["DEFAULT_SHARE", "VEEAM_REPOSITORY_SHARE"];
 
 /// A share as read.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -56,7 +57,7 @@ pub struct SmbShare {
     pub comment: String,
     /// Served at all.
     pub enabled: bool,
-    /// Hosts allowed; empty means everyone.
+    /// Hosts allowed, as they are served; empty means everyone.
     pub hosts: Vec<String>,
     /// The purpose, e.g. `DEFAULT_SHARE`.
     purpose: Option<String>,
@@ -98,7 +99,13 @@ impl From<Row> for SmbShare {
             path: row.path,
             comment: row.comment,
             enabled: row.enabled,
-            hosts: row.options.as_ref().map_or(row.hostsallow, of_options),
+            hosts: match &row.options {
+                Some(options) => of_options(options),
+                None if row.purpose.as_deref().is_some_and(|purpose| OPENING.contains(&purpose)) => {
+                    Vec::new()
+                }
+                None => row.hostsallow,
+            },
             purpose: row.purpose,
             options: row.options,
             flat: row.others.into_iter().filter(|(key, _)| FLAT.contains(&key.as_str())).collect(),
@@ -240,7 +247,7 @@ fn update_body(shape: SmbShape, share: &SmbShare, update: &SmbShareUpdate) -> Va
         body.insert("comment".to_owned(), share.comment.as_str().into());
         body.insert("enabled".to_owned(), share.enabled.into());
         body.insert(HOSTS.to_owned(), share.hosts.clone().into());
-        let purpose = share.purpose.as_deref().filter(|purpose| *purpose != OPENING).unwrap_or(FREE);
+        let purpose = share.purpose.as_deref().filter(|purpose| !OPENING.contains(purpose)).unwrap_or(FREE);
         body.insert("purpose".to_owned(), purpose.into());
     }
     if let Some(comment) = &update.comment {

@@ -171,21 +171,6 @@ fn check(call: &Call, at: &str, row: &mut Map<String, Value>, own: Option<i64>) 
     if findings.is_empty() { Ok(()) } else { Err(Failure::Invalid(findings)) }
 }
 
-/// What 25.04's preset sets, whatever the request says.
-fn apply_preset(call: &Call, row: &mut Map<String, Value>) {
-    if call.shared.config.version > Version::V25_04 || text(row, "purpose") != "DEFAULT_SHARE" {
-        return;
-    }
-    let preset = json!({
-        "path_suffix": "", "home": false, "ro": false, "browsable": true, "timemachine": false, "recyclebin": false,
-        "abe": false, "hostsallow": [], "hostsdeny": [], "aapl_name_mangling": false, "acl": true,
-        "durablehandle": true, "shadowcopy": true, "streams": true, "fsrvp": false, "auxsmbconf": "",
-    });
-    if let Value::Object(preset) = preset {
-        row.extend(preset);
-    }
-}
-
 /// Gives a row without options those of its purpose.
 fn fill_options(call: &Call, row: &mut Map<String, Value>) {
     let version = call.shared.config.version;
@@ -223,7 +208,6 @@ pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
             let _serial = lock();
             let mut row = call.object(0).clone();
             fill_options(call, &mut row);
-            apply_preset(call, &mut row);
             check(call, "sharingsmb_create", &mut row, None)?;
             let id = shared.rows().insert(Table::Smb, row)?;
             exports::apply_smb(shared)?;
@@ -239,7 +223,6 @@ pub(super) fn call(method: &str, call: &Call) -> Result<Value, Failure> {
             }
             merge(&mut row, changes);
             fill_options(call, &mut row);
-            apply_preset(call, &mut row);
             check(call, "sharingsmb_update", &mut row, Some(id))?;
             shared.rows().replace(Table::Smb, id, row.clone())?;
             exports::apply_smb(shared)?;
