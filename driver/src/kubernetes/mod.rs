@@ -44,6 +44,8 @@ pub struct Kubernetes {
 pub struct Claim {
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Tells it from an earlier claim of the same name.
+    pub uid: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +56,8 @@ struct Object {
 
 #[derive(Default, Deserialize)]
 struct Metadata {
+    #[serde(default)]
+    uid: Option<String>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -91,7 +95,10 @@ impl Kubernetes {
             StatusCode::OK => {
                 let read: Object = serde_json::from_slice(&body)
                     .map_err(|_| self.unavailable(&format!("its answer about {what} is none")))?;
-                Ok(Claim { annotations: read.metadata.annotations.unwrap_or_default() })
+                Ok(Claim {
+                    annotations: read.metadata.annotations.unwrap_or_default(),
+                    uid: read.metadata.uid,
+                })
             }
             StatusCode::NOT_FOUND => Err(Failure::precondition(format!("{what} does not exist"))),
             StatusCode::FORBIDDEN => Err(Failure::precondition(format!(

@@ -168,9 +168,8 @@ async fn a_claim_overrides_what_its_class_allows() {
     // The claim's words belong to the request.
     controller.create(of_claim("data", "nfs", &class)).await.expect("a replay");
     api.annotate("data", &[("tns.csi.io/compression", "off")]);
-    let refused = controller.create(of_claim("data", "nfs", &class)).await.unwrap_err();
-    assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
-    assert!(refused.message().contains("zfs.compression"), "{refused}");
+    let again = controller.create(of_claim("data", "nfs", &class)).await;
+    assert_eq!(again.unwrap(), volume, "what the claim says now is not asked for a volume that is there");
     // A claim without annotations has the class's values.
     api.annotate("plain", &[("other.io/compression", "off")]);
     let plain = controller.create(of_claim("plain", "nfs", &class)).await.unwrap();
@@ -262,5 +261,24 @@ async fn an_api_that_does_not_help_is_told_as_what_it_is() {
     let gone = Kubernetes::new("127.0.0.1", 1, api.directory.path());
     let alone = Process::in_cluster(&rig.appliance, None, Some(gone)).await;
     assert_eq!(alone.create(asked()).await.unwrap_err().code(), Code::Unavailable);
+    rig.assert_empty();
+}
+
+/// external-provisioner goes on asking for a volume whose claim was deleted, so that it can delete it: a refusal would leave
+/// it behind for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_gone_does_not_leave_its_volume_behind() {
+    let (rig, api) = (Rig::start().await, Api::start().await);
+    let controller = api.controller(&rig).await;
+    let class = [("allowOverrides", "compression")];
+    api.annotate("data", &[("tns.csi.io/compression", "zstd")]);
+    let asked = || of_claim("data", "nfs", &class);
+    controller.create(asked()).await.unwrap();
+    api.cluster.claims.lock().unwrap().clear();
+    let volume = controller.create(asked()).await.expect("the request is known");
+    assert_eq!(held(&rig, &volume.volume_id, "compression").await, "zstd");
+    controller.delete(&volume.volume_id).await.unwrap();
+    let never = controller.create(asked()).await.unwrap_err();
+    assert_eq!(never.code(), Code::FailedPrecondition, "{never}");
     rig.assert_empty();
 }

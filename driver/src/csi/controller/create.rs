@@ -11,6 +11,7 @@ use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
 use truenas::calls::{CreateKind, Dataset, DatasetCreate, EncryptionCreate, UserProperty};
 use truenas::{CallError, Calls};
+use uuid::Uuid;
 
 use crate::csi::controller::delete::Strategy;
 use crate::csi::controller::lookup::{Finding, Owned};
@@ -70,10 +71,13 @@ pub(super) async fn create(
     until: Instant,
 ) -> Result<csi::CreateVolumeResponse, Failure> {
     let appliance = Arc::clone(inner.default_appliance()?);
-    let request = overridden(inner, request, until).await?;
+    let request = overridden(inner, &appliance, request, until).await?;
     let plan = plan(inner, &appliance, &request)?;
-    inner.options.topology.check(request.accessibility_requirements.as_ref())?;
     appliance.check_reachable()?;
+    if let Err(elsewhere) = inner.options.topology.check(request.accessibility_requirements.as_ref()) {
+        // What is there already is where it is.
+        inner.made_before(&appliance, &plan, until).await?.ok_or(elsewhere)?;
+    }
     let key = plan.volume.id.to_string();
     let arguments = format!("{}\n{}", plan.name, plan.fingerprint.line());
     let ticket = inner.registry.alone(&key, "create", arguments, || {
@@ -89,15 +93,25 @@ pub(super) async fn create(
     }
 }
 
-/// The request with what its claim says in place of the class's parameters, where the class allows it.
+/// The request with what its claim says in place of the class's parameters, where the class allows it. Of a volume that is
+/// there already it is what the claim said then: a claim that has changed or gone since must not turn a repeated request
+/// into a refusal, after which nobody would ever delete the volume.
 async fn overridden(
     inner: &Inner,
+    appliance: &Appliance,
     mut request: csi::CreateVolumeRequest,
     until: Instant,
 ) -> Result<csi::CreateVolumeRequest, Failure> {
     let Some(allowed) = overrides::allowed(&request.parameters)? else { return Ok(request) };
     // What is wrong with the class itself is said without asking anybody.
     let class = Parameters::parse(&request.parameters)?;
+    let bare = plan(inner, appliance, &request)?;
+    appliance.check_reachable()?;
+    if let Some(made) = inner.made_before(appliance, &bare, until).await? {
+        let recorded = |key: &str| made.metadata.requested_parameter(key).map(str::to_owned);
+        request.parameters = overrides::repeat(request.parameters, &allowed, recorded);
+        return Ok(request);
+    }
     let (Some(namespace), Some(name)) = (&class.pvc_namespace, &class.pvc_name) else {
         return Err(Failure::precondition(format!(
             "parameter {} needs the claim's name, which was not sent: run external-provisioner with \
@@ -112,9 +126,22 @@ async fn overridden(
         )));
     };
     let claim = kubernetes.claim(namespace, name, until).await?;
+    if let (Some(uid), Some(of)) = (&claim.uid, claim_uid(&request.name))
+        && *uid != of.to_string()
+    {
+        return Err(Failure::precondition(format!(
+            "volume {} is for a claim {namespace}/{name} that is gone; the claim that has its name now is another one",
+            request.name
+        )));
+    }
     let given = std::mem::take(&mut request.parameters);
     request.parameters = overrides::merge(given, &allowed, &inner.options.driver_name, &claim.annotations)?;
     Ok(request)
+}
+
+/// The claim's uid in a name as external-provisioner gives it by default.
+fn claim_uid(name: &str) -> Option<Uuid> {
+    Uuid::try_parse(name.strip_prefix("pvc-")?).ok()
 }
 
 fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest) -> Result<Plan, Failure> {
@@ -178,6 +205,21 @@ fn plan(inner: &Inner, appliance: &Appliance, request: &csi::CreateVolumeRequest
 }
 
 impl Inner {
+    /// The plan's volume, if an earlier request of the same name has made it.
+    async fn made_before(
+        &self,
+        appliance: &Appliance,
+        plan: &Plan,
+        until: Instant,
+    ) -> Result<Option<Box<Owned>>, Failure> {
+        match self.find(appliance, &appliance.calls(until), &plan.volume).await? {
+            Finding::Owned(owned) if owned.metadata.get(CSI_VOLUME_NAME) == Some(&plan.name) => {
+                Ok(Some(owned))
+            }
+            _ => Ok(None),
+        }
+    }
+
     async fn create(&self, appliance: &Appliance, plan: &Plan) -> Result<Done, Failure> {
         let calls = appliance.calls(deadline::of_work());
         with_export!(

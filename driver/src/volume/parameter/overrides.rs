@@ -93,6 +93,19 @@ pub fn merge(
     Ok(parameters)
 }
 
+/// The class's parameters with what was `recorded` of those that a claim may override, for a volume that is there already.
+pub fn repeat(
+    mut parameters: BTreeMap<String, String>,
+    allowed: &[&'static str],
+    recorded: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    for one in allowed {
+        parameters.retain(|given, _| alias::name_of(given, None) != *one);
+        parameters.extend(recorded(one).map(|value| ((*one).to_owned(), value)));
+    }
+    parameters
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
