@@ -51,6 +51,8 @@ pub const SEALED_PREFIX: &str = "tns-csi:dhchap.";
 /// Prefix of the fingerprint of the create request, with its version.
 pub const REQUEST_PREFIX: &str = "tns-csi:request.v1.";
 
+/// Whether the dataset is the full copy of a snapshot, of tns-csi.
+pub const DETACHED_SNAPSHOT: &str = "tns-csi:detached_snapshot";
 /// Version of the schema.
 pub const SCHEMA_VERSION: &str = "tns-csi:schema_version";
 /// When the volume was made, in RFC 3339.

@@ -218,7 +218,7 @@ impl Record {
                 origin_snapshot: reader.text("tns-csi:origin_snapshot"),
             },
             detached: DetachedRecord {
-                is_detached: reader.flag("tns-csi:detached_snapshot"),
+                is_detached: reader.flag(metadata::DETACHED_SNAPSHOT),
                 snapshot_id: reader.text("tns-csi:snapshot_id"),
                 snapshot_name: reader.text("tns-csi:snapshot_csi_name"),
                 source_volume_id: reader

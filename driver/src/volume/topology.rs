@@ -107,12 +107,10 @@ impl Topology {
         self.to_csi().into_iter().collect()
     }
 
-    /// Whether `place` lies in it.
+    /// Whether `place` lies in it. Exactly: a PV's node affinity compares with node labels, which know upper and lower case.
     #[must_use]
     pub fn reaches(&self, place: &csi::Topology) -> bool {
-        let holds = |(key, value): (&String, &String)| {
-            place.segments.iter().any(|(k, v)| k.eq_ignore_ascii_case(key) && v == value)
-        };
+        let holds = |(key, value): (&String, &String)| place.segments.get(key) == Some(value);
         self.0.iter().all(holds)
     }
 
@@ -190,7 +188,7 @@ mod tests {
     fn a_place_lies_in_a_topology_when_every_segment_matches() {
         let east = topology(&["zone=east", "rack=r1"]);
         assert!(east.reaches(&place(&[("zone", "east"), ("rack", "r1"), ("host", "h")])));
-        assert!(east.reaches(&place(&[("Zone", "east"), ("rack", "r1")])));
+        assert!(!east.reaches(&place(&[("Zone", "east"), ("rack", "r1")])));
         assert!(!east.reaches(&place(&[("zone", "east")])));
         assert!(!east.reaches(&place(&[("zone", "west"), ("rack", "r1")])));
     }

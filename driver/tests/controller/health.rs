@@ -106,3 +106,28 @@ async fn a_locked_dataset_is_abnormal_and_not_published() {
     }
     rig.assert_schemas();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_leaves_out_what_a_look_at_one_volume_does_not_know() {
+    let rig = Rig::start().await;
+    rig.controller.create(request("pvc-1", "nfs", 1)).await.unwrap();
+    let marked = |name: &str, kind: &str, more: serde_json::Value| {
+        let mut properties =
+            json!({"tns-csi:managed_by": "tns-csi", "tns-csi:volume_id": name, "tns-csi:protocol": "nfs"});
+        properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let volsize = if kind == "VOLUME" { json!({"volsize": "1073741824"}) } else { json!({}) };
+        json!({"name": name, "kind": kind, "properties": volsize, "user_properties": properties})
+    };
+    let datasets = [
+        marked("tank/newer", "FILESYSTEM", json!({"tns-csi:schema_version": "2"})),
+        marked("tank/copy", "FILESYSTEM", json!({"tns-csi:detached_snapshot": "true"})),
+        marked("tank/strange", "FILESYSTEM", json!({"tns-csi:protocol": "fibre"})),
+        marked("tank/unfit", "VOLUME", json!({})),
+    ];
+    rig.seed(json!({"datasets": datasets})).await;
+    let listed: Vec<String> = listed(&rig).await.into_iter().map(|(id, ..)| id).collect();
+    assert_eq!(listed, ["tank/pvc-1"]);
+    for other in ["tank/newer", "tank/copy", "tank/strange", "tank/unfit"] {
+        assert_eq!(rig.controller.condition(other).await.unwrap_err().code(), Code::NotFound, "{other}");
+    }
+}

@@ -316,7 +316,7 @@ async fn owner_and_mode_of_the_root_directory_are_those_of_the_class() {
                 (&[(mode, "0770")], (0o770, 0, 0)),
                 (&[(user, "568"), (group, "569")], (0o755, 568, 569)),
                 (&[(user, "nobody")], (0o755, 65534, 0)),
-                (&[(mode, "2775"), (user, "0"), (group, "1000")], (0o2775, 0, 1000)),
+                (&[(mode, "0775"), (user, "0"), (group, "1000")], (0o775, 0, 1000)),
             ] {
                 let volume = rig.controller.create(class("pvc-1", protocol, given)).await;
                 let volume = volume.unwrap_or_else(|why| panic!("{version:?} {protocol} {given:?}: {why}"));

@@ -269,9 +269,9 @@ async fn owner_and_mode_of_a_directory_are_set_by_jobs_and_shown() {
     let (a, b) = ("/mnt/tank/a", "/mnt/tank/b");
     let first = client.ok("filesystem.stat", json!([a])).await;
     assert_eq!((&first["mode"], &first["uid"], &first["acl"]), (&json!(0o40755), &json!(0), &json!(false)));
-    client.ok("filesystem.setperm", json!([{"path": a, "mode": "2770", "uid": 568, "group": "root"}])).await;
+    client.ok("filesystem.setperm", json!([{"path": a, "mode": "770", "uid": 568, "group": "root"}])).await;
     let set = client.ok("filesystem.stat", json!([a])).await;
-    assert_eq!((&set["mode"], &set["uid"], &set["gid"]), (&json!(0o42770), &json!(568), &json!(0)));
+    assert_eq!((&set["mode"], &set["uid"], &set["gid"]), (&json!(0o40770), &json!(568), &json!(0)));
     // An access list goes only when that is said.
     assert_eq!(client.ok("filesystem.stat", json!([b])).await["acl"], true);
     let refused = client.err("filesystem.setperm", json!([{"path": b, "mode": "0770"}])).await;

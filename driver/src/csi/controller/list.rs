@@ -15,6 +15,7 @@ use truenas::calls::{Dataset, DatasetKind, Filter, user_property_path};
 
 use crate::csi::controller::Inner;
 use crate::csi::controller::get::locked;
+use crate::csi::controller::lookup::as_volume;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::iscsi::Iscsi;
 use crate::protocol::nfs::Nfs;
@@ -25,15 +26,17 @@ use crate::volume::failure::Failure;
 use crate::volume::id::{self, VolumeId};
 use crate::volume::index::{Entry, Listed, read_token};
 use crate::volume::metadata::{
-    CLUSTER_ID, CSI_VOLUME_NAME, ISCSI_IQN, MANAGED_BY, MANAGER, Metadata, NFS_SHARE_ID, NFS_SHARE_PATH,
-    NVMEOF_SUBSYSTEM_NQN, PROTOCOL, SMB_SHARE_ID, SMB_SHARE_NAME, VOLUME_ID,
+    CLUSTER_ID, CSI_VOLUME_NAME, DETACHED_SNAPSHOT, ISCSI_IQN, MANAGED_BY, MANAGER, Metadata, NFS_SHARE_ID,
+    NFS_SHARE_PATH, NVMEOF_SUBSYSTEM_NQN, PROTOCOL, SCHEMA_VERSION, SMB_SHARE_ID, SMB_SHARE_NAME, VOLUME_ID,
 };
 use crate::volume::ownership::{Ownership, judge};
 use crate::volume::protocol::Protocol;
 use crate::volume::{capacity, health};
 
 /// What a listing reads of each volume: whose it is, and by which names it is served.
-const READ: [&str; 11] = [
+const READ: [&str; 13] = [
+    SCHEMA_VERSION,
+    DETACHED_SNAPSHOT,
     MANAGED_BY,
     VOLUME_ID,
     CSI_VOLUME_NAME,
@@ -102,7 +105,7 @@ impl Inner {
         let filters = [Filter::eq(&user_property_path(MANAGED_BY), MANAGER)];
         let marked = calls.datasets_listed(&filters, &READ).await.or_failed("listing datasets")?;
         let mut found = self.volumes_among(appliance, marked);
-        let mut of = |protocol| found.remove(&Some(protocol)).unwrap_or_default();
+        let mut of = |protocol| found.remove(&protocol).unwrap_or_default();
         let (nfs, smb, iscsi, nvmeof) = tokio::join!(
             judged::<Nfs>(calls, of(Protocol::Nfs)),
             judged::<Smb>(calls, of(Protocol::Smb)),
@@ -114,31 +117,28 @@ impl Inner {
         entries.extend(smb?);
         entries.extend(iscsi?);
         entries.extend(nvmeof?);
-        // What remains says of no protocol that it is served by it.
-        entries.extend(found.into_values().flatten().map(|found| {
-            let words = format!("dataset {} records no protocol that is known", found.volume.dataset);
-            let entry = health::Entry::new(health::Status::Inaccessible, "ProtocolUnknown", words);
-            found.listed(None, vec![entry])
-        }));
         appliance.index.replace(entries);
         Ok(())
     }
 
     /// The volumes among datasets that carry our marker, by protocol.
-    fn volumes_among(
-        &self,
-        appliance: &Appliance,
-        marked: Vec<Dataset>,
-    ) -> BTreeMap<Option<Protocol>, Vec<Found>> {
+    fn volumes_among(&self, appliance: &Appliance, marked: Vec<Dataset>) -> BTreeMap<Protocol, Vec<Found>> {
         let names: BTreeSet<String> = marked.iter().map(|d| d.name.clone()).collect();
         let mut by_protocol: BTreeMap<_, Vec<Found>> = BTreeMap::new();
-        for found in marked.into_iter().filter_map(|dataset| self.found(appliance, dataset, &names)) {
-            by_protocol.entry(found.metadata.protocol().ok().flatten()).or_default().push(found);
+        for dataset in marked {
+            if let Some((protocol, found)) = self.found(appliance, dataset, &names) {
+                by_protocol.entry(protocol).or_default().push(found);
+            }
         }
         by_protocol
     }
 
-    fn found(&self, appliance: &Appliance, dataset: Dataset, marked: &BTreeSet<String>) -> Option<Found> {
+    fn found(
+        &self,
+        appliance: &Appliance,
+        dataset: Dataset,
+        marked: &BTreeSet<String>,
+    ) -> Option<(Protocol, Found)> {
         let metadata = Metadata::from(dataset.user_properties);
         // The id by which the orchestrator knows it is the recorded one; an old volume's is its name.
         let recorded = metadata.get(VOLUME_ID).or_else(|| metadata.get(CSI_VOLUME_NAME))?;
@@ -158,19 +158,23 @@ impl Inner {
             DatasetKind::Filesystem => dataset.refquota,
             DatasetKind::Volume => dataset.volsize,
         };
-        ours.then(|| Found {
-            id: id.to_string(),
-            volume: self.volume(&id, &dataset.name),
-            metadata,
-            capacity_bytes: capacity.unwrap_or(0),
-            locked: dataset.locked,
-        })
+        let protocol = as_volume(&metadata, dataset.kind).ok().filter(|_| ours)?;
+        Some((
+            protocol,
+            Found {
+                id: id.to_string(),
+                volume: self.volume(&id, &dataset.name),
+                metadata,
+                capacity_bytes: capacity.unwrap_or(0),
+                locked: dataset.locked,
+            },
+        ))
     }
 }
 
 impl Found {
-    fn listed(self, protocol: Option<Protocol>, health: Vec<health::Entry>) -> (String, Listed) {
-        let entry = Entry { capacity_bytes: self.capacity_bytes, protocol };
+    fn listed(self, protocol: Protocol, health: Vec<health::Entry>) -> (String, Listed) {
+        let entry = Entry { capacity_bytes: self.capacity_bytes, protocol: Some(protocol) };
         (self.id, Listed { entry, health: Some(health.into_boxed_slice()) })
     }
 }
@@ -184,7 +188,7 @@ async fn judged<E: Export>(calls: &Calls, volumes: Vec<Found>) -> Result<Vec<(St
     let judge = |found: Found| {
         let mut health: Vec<_> = locked(&found.volume, found.locked).into_iter().collect();
         health.extend(E::health(&served, &found.volume, &found.metadata));
-        found.listed(Some(E::PROTOCOL), health)
+        found.listed(E::PROTOCOL, health)
     };
     Ok(volumes.into_iter().map(judge).collect())
 }

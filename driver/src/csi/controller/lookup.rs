@@ -118,29 +118,12 @@ impl Inner {
                 }
             }
         }
-        let record = Record::of(&metadata);
-        if let Some(why) = record.unknown_schema() {
-            return Ok(Finding::Foreign(format!("dataset {} {why}", volume.dataset)));
-        }
-        if record.may_be_snapshot() {
-            let words = format!("dataset {} holds the copy of a snapshot and is no volume", volume.dataset);
-            return Ok(Finding::Foreign(words));
-        }
-        for bad in record.bad_values() {
-            tracing::warn!(volume = %volume.id, "{bad}; it is not used");
-        }
-        let protocol = match metadata.protocol() {
-            Ok(Some(protocol)) => protocol,
-            Ok(None) => {
-                return Ok(Finding::Foreign(format!("dataset {} records no protocol", volume.dataset)));
-            }
-            Err(unknown) => return Ok(Finding::Foreign(format!("dataset {}: {unknown}", volume.dataset))),
+        let protocol = match as_volume(&metadata, kind) {
+            Ok(protocol) => protocol,
+            Err(why) => return Ok(Finding::Foreign(format!("dataset {} {why}", volume.dataset))),
         };
-        if protocol.is_block() != (kind == DatasetKind::Volume) {
-            return Ok(Finding::Foreign(format!(
-                "dataset {} is recorded as {protocol}, which it is not the kind of dataset for",
-                volume.dataset
-            )));
+        for bad in Record::of(&metadata).bad_values() {
+            tracing::warn!(volume = %volume.id, "{bad}; it is not used");
         }
         let capacity_bytes = capacity.unwrap_or(0);
         appliance.index.note(&id, Entry { capacity_bytes, protocol: Some(protocol) });
@@ -174,4 +157,25 @@ impl Inner {
         let id = VolumeId::parse(volume_id)?;
         Some((self.appliance_of(&id)?, id))
     }
+}
+
+/// How a dataset that carries our marker about itself is served.
+///
+/// # Errors
+/// It is no volume that this driver can work with; the words follow the dataset's name.
+pub(super) fn as_volume(metadata: &Metadata, kind: DatasetKind) -> Result<Protocol, String> {
+    let record = Record::of(metadata);
+    if let Some(why) = record.unknown_schema() {
+        return Err(why);
+    }
+    if record.may_be_snapshot() {
+        return Err("holds the copy of a snapshot and is no volume".to_owned());
+    }
+    let protocol =
+        metadata.protocol().map_err(|unknown| format!("records a protocol that is none: {unknown}"))?;
+    let protocol = protocol.ok_or("records no protocol")?;
+    if protocol.is_block() != (kind == DatasetKind::Volume) {
+        return Err(format!("is recorded as {protocol}, which it is not the kind of dataset for"));
+    }
+    Ok(protocol)
 }

@@ -22,7 +22,7 @@ pub(super) const TABLE: &[Definition] = &[
     Definition {
         name: MODE,
         protocols: FILE,
-        values: "permission bits in octal, 3 or 4 digits such as 0770; on SMB they take the place of TrueNAS's access list",
+        values: "permission bits in octal, 000 to 777 such as 770 or 0770 (TrueNAS takes no setuid, setgid or sticky bit); on SMB they take the place of TrueNAS's access list",
         check: |v| mode(v).is_some(),
     },
     Definition { name: USER, protocols: FILE, values: ACCOUNT, check: |v| account(v).is_some() },
@@ -31,7 +31,8 @@ pub(super) const TABLE: &[Definition] = &[
 
 fn mode(text: &str) -> Option<u32> {
     let octal = text.bytes().all(|b| (b'0'..=b'7').contains(&b));
-    ((3..=4).contains(&text.len()) && octal).then(|| u32::from_str_radix(text, 8).ok())?
+    let fits = text.len() == 3 || (text.len() == 4 && text.starts_with('0'));
+    (fits && octal).then(|| u32::from_str_radix(text, 8).ok())?
 }
 
 fn account(text: &str) -> Option<Account> {
@@ -58,8 +59,8 @@ mod tests {
 
     #[test]
     fn modes_are_octal_and_accounts_are_numbers_or_names() {
-        assert_eq!((mode("0770"), mode("770"), mode("2775")), (Some(0o770), Some(0o770), Some(0o2775)));
-        for bad in ["", "77", "07770", "0o77", "789", "u+rwx", "+77"] {
+        assert_eq!((mode("0770"), mode("770")), (Some(0o770), Some(0o770)));
+        for bad in ["", "77", "2775", "07770", "0o77", "789", "u+rwx", "+77"] {
             assert_eq!(mode(bad), None, "{bad}");
         }
         assert_eq!(account("568"), Some(Account::Id(568)));

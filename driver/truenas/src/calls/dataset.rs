@@ -231,10 +231,7 @@ impl Calls {
             ])
             .extra("retrieve_children", false)
             .extra("flat", true)
-            .extra(
-                "properties",
-                json!(READ.iter().filter(|p| !matches!(**p, "mountpoint" | "keystatus")).collect::<Vec<_>>()),
-            );
+            .extra("properties", json!(READ.iter().filter(|p| **p != "mountpoint").collect::<Vec<_>>()));
         let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
         Ok(rows.into_iter().map(Into::into).collect())
     }
@@ -249,11 +246,12 @@ impl Calls {
         filters: &[Filter],
         keys: &[&str],
     ) -> Result<Vec<Dataset>, CallError> {
+        // `locked` is in the rows only when a property of encryption is asked for.
         let query = Query::default()
             .select(&["id", "type", "volsize.rawvalue", "refquota.rawvalue", "locked"])
             .extra("retrieve_children", false)
             .extra("flat", true)
-            .extra("properties", json!(["volsize", "refquota"]));
+            .extra("properties", json!(["volsize", "refquota", "keystatus"]));
         let query = keys.iter().fold(query, |query, key| query.and_select(user_property_path(key)));
         let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
         Ok(rows.into_iter().map(Into::into).collect())

@@ -68,7 +68,7 @@ fn change(call: &Call, verb: &str) -> Result<Value, Failure> {
         mode: None,
     };
     if let Some(mode) = text("mode") {
-        change.mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+        change.mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
         if change.mode.is_none() {
             findings.push(Item::new("filesystem_setperm.mode", "Mode is not an octal number"));
         }

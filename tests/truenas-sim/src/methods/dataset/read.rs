@@ -13,6 +13,9 @@ use crate::failure::Failure;
 use crate::query::Query;
 
 /// Native properties of the default set, by ZFS name.
+/// With one of these in the answer (or all) come the four scalars about encryption.
+const ENCRYPTION: [&str; 5] = ["encryption", "encryptionroot", "keyformat", "keylocation", "keystatus"];
+
 const DEFAULT_SET: &[&str] = &[
     "aclmode",
     "acltype",
@@ -92,14 +95,17 @@ fn entry(dataset: &Dataset, shape: &Shape<'_>, children: Vec<Value>) -> Value {
         ("name", json!(dataset.name)),
         ("pool", json!(dataset.pool())),
         ("type", json!(dataset.kind)),
-        ("encrypted", json!(encrypted)),
-        ("encryption_root", json!(root)),
-        ("key_loaded", json!(encrypted && dataset.raw("keystatus") == Some("available"))),
-        ("locked", json!(encrypted && dataset.raw("keystatus") != Some("available"))),
         ("mountpoint", if filesystem { json!(format!("/mnt/{}", dataset.name)) } else { Value::Null }),
         ("children", json!(children)),
     ] {
         out.insert(key.to_owned(), value);
+    }
+    if ENCRYPTION.iter().any(|name| shape.wants(name)) {
+        let loaded = dataset.raw("keystatus") == Some("available");
+        out.insert("encrypted".into(), json!(encrypted));
+        out.insert("encryption_root".into(), json!(root));
+        out.insert("key_loaded".into(), json!(encrypted && loaded));
+        out.insert("locked".into(), json!(encrypted && !loaded));
     }
     for (name, property) in dataset.properties.iter().filter(|(name, _)| shape.wants(name)) {
         let mut shown = translate::entry(name, property);
