@@ -68,7 +68,7 @@ pub(super) fn check(key: &str, value: &str) -> Result<(), Failure> {
 }
 
 impl UserProperties {
-    /// Reads the group from a class's own keys, which [`check`] has looked at one by one.
+    /// Reads the group from a class's own keys, which `check` has looked at one by one.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a value that is no template, with the position.
