@@ -229,10 +229,18 @@ async fn multipath(_lab: &mut Lab) -> anyhow::Result<()> {
     fs::write("/etc/multipath.conf", settings).context("writing /etc/multipath.conf")?;
     run("multipathd", &[])?;
     let outcome = multipath_steps(&node).await;
-    let stopped = run("multipathd", &["shutdown"]);
+    let stopped = stop_multipathd().await;
     node.caller.stop().await?;
     let cleared = clear(&node.zvol).await;
     outcome.and(stopped).and(cleared)
+}
+
+/// It may end before it has answered that it will, so only its end counts.
+async fn stop_multipathd() -> anyhow::Result<()> {
+    let asked = run("multipathd", &["shutdown"]);
+    let ended = || Ok(run("pgrep", &["-x", "multipathd"]).is_err());
+    let waited = wait::until("the end of multipathd", Duration::from_secs(20), ended).await;
+    waited.with_context(|| format!("multipathd shutdown said {asked:?}"))
 }
 
 async fn multipath_steps(node: &Node) -> anyhow::Result<()> {
