@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::cache::Cache;
-use crate::guest_root::GuestRoot;
+use crate::guest_root::{self, GuestRoot};
 use crate::progress::{logged, minutes, step, tail};
 
 /// The release of virtme-ng on PyPI that the lab was seen working with.
@@ -160,16 +160,19 @@ impl Boot<'_> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(self.virtme.bin.clone()).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(paths).context("putting virtme-run on PATH")?);
-        command.arg("--run").arg(kernel).arg("--root").arg(&self.root.directory);
+        command.arg("--run").arg(kernel);
+        command.arg("--root-disk").arg(&self.root.disk).args(["--root-fstype", guest_root::FILE_SYSTEM]);
         if !kvm {
             command.arg("--disable-kvm");
         }
-        // 9p for every share: virtiofsd differs between hosts and is often absent.
+        // 9p for what is shared: virtiofsd differs between hosts and is often absent.
         command.args(["--force-9p", "--verbose", "--user", "root", "--name", "lab"]);
         command.arg("--busybox").arg(self.root.directory.join("usr/bin/busybox"));
         command.arg("--cpus").arg("2").arg("--memory").arg(format!("{}G", self.memory_gib));
         command.arg("--rodir").arg(share("/lab/bin", self.bin)?);
         command.arg("--rwdir").arg(share("/lab/logs", self.logs)?);
+        // A guest that is thrown away has nobody to be guarded from, and guarding costs an emulated processor much.
+        command.args(["--append", "mitigations=off"]);
         command.args(["--append", "sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_oops=1"]);
         command.arg("--").arg(guest_command.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,7 +1,8 @@
 //! The root of the lab's guest: a Debian of its own, made by mmdebstrap and kept in the cache.
 //!
 //! Rule: nothing of it is installed on the host. A change of the package list or of the recipe below makes a new
-//! root; the same ones never build twice.
+//! root; the same ones never build twice. The guest boots from an image of the tree: what it reads from a disk stays in
+//! its memory, what it reads over 9p it reads and translates again for each program it starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,10 +93,18 @@ chmod 755 "$1/usr/bin/udevadm"
 mkdir -p "$1/lab/bin" "$1/lab/logs" "$1/lab/run"
 rm -f "$1/etc/resolv.conf" "$1/etc/hostname""#;
 
+/// What [`disk`] is made by, and its file system. Sparse: the size is a bound.
+const DISK: &[&str] = &["mke2fs", "-q", "-t", FILE_SYSTEM, "-O", "^has_journal", "-m", "0", "-d"];
+const DISK_SIZE: &str = "4G";
+/// File system of the image.
+pub const FILE_SYSTEM: &str = "ext4";
+
 /// A complete guest root.
 pub struct GuestRoot {
-    /// Its directory on the host.
+    /// Its directory on the host: the kernel and its modules are read here.
     pub directory: PathBuf,
+    /// Image of the directory, from which the guest boots.
+    pub disk: PathBuf,
 }
 
 impl GuestRoot {
@@ -124,7 +133,11 @@ impl GuestRoot {
                 },
             )?;
         }
-        Ok(Self { directory: entry })
+        let image = cache.entry("root-disk", &[&recipe(), &DISK.join(" "), DISK_SIZE].concat());
+        if !image.exists() {
+            step("making the guest's disk from its root", || disk(&entry, &image))?;
+        }
+        Ok(Self { directory: entry, disk: image })
     }
 
     /// The kernel to boot: the newest in the root.
@@ -143,6 +156,16 @@ impl GuestRoot {
             .pop()
             .with_context(|| format!("no kernel in {}: remove it and run setup again", boot.display()))
     }
+}
+
+/// Makes the image. The tree belongs to root and so does the image; everybody may read it.
+fn disk(tree: &Path, image: &Path) -> anyhow::Result<()> {
+    let partial = Cache::partial(image, remove_tree)?;
+    let log = image.with_extension("log");
+    let [program, options @ ..] = DISK else { bail!("no program makes the guest's disk") };
+    logged(privileged(program)?.args(options).arg(tree).arg(&partial).arg(DISK_SIZE), &log)?;
+    logged(privileged("chmod")?.args(["0644", "--"]).arg(&partial), &log)?;
+    fs::rename(&partial, image).with_context(|| format!("moving {} into place", partial.display()))
 }
 
 fn recipe() -> String {

@@ -9,13 +9,14 @@ use crate::cache::Cache;
 use crate::guest_root::GuestRoot;
 use crate::progress::step;
 
-/// Debian packages the host needs: libudev to link the helper; QEMU, mmdebstrap (with Debian's keys) and what vng calls
-/// (modprobe) for the lab's guest.
+/// Debian packages the host needs: libudev to link the helper; QEMU, mmdebstrap (with Debian's keys), mke2fs and what vng
+/// calls (modprobe) for the lab's guest.
 const HOST_PACKAGES: &[&str] = &[
     "libudev-dev",
     "pkg-config",
     "qemu-system-x86",
     "mmdebstrap",
+    "e2fsprogs",
     "debian-archive-keyring",
     "kmod",
     "xz-utils",
@@ -101,7 +102,7 @@ fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = privileged("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments);
     let status = command.status().context(
-        "starting apt-get; on another distribution install libudev, pkg-config, QEMU and mmdebstrap by hand",
+        "starting apt-get; on another distribution install libudev, pkg-config, QEMU, mmdebstrap and e2fsprogs by hand",
     )?;
     if !status.success() {
         bail!("apt-get {} ended with {status}", arguments.join(" "));
