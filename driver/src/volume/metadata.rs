@@ -132,6 +132,13 @@ impl From<BTreeMap<String, String>> for Metadata {
     }
 }
 
+impl From<&[(Box<str>, Box<str>)]> for Metadata {
+    fn from(properties: &[(Box<str>, Box<str>)]) -> Self {
+        let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
+        Metadata { properties: properties.iter().map(owned).collect() }
+    }
+}
+
 impl Metadata {
     /// The value of a property; an empty one counts as absent.
     #[must_use]

@@ -4,14 +4,14 @@
 //! one query for each kind of object that serves the volumes found tells their condition; further pages come from what
 //! these gave, kept true by our own calls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::list_volumes_response::VolumeStatus;
 use tokio::time::Instant;
 use truenas::Calls;
-use truenas::calls::{Dataset, DatasetKind, Filter, user_property_path};
+use truenas::calls::{Filter, ListedDataset, user_property_path};
 
 use crate::csi::controller::Inner;
 use crate::csi::controller::get::locked;
@@ -21,7 +21,7 @@ use crate::protocol::iscsi::Iscsi;
 use crate::protocol::nfs::Nfs;
 use crate::protocol::nvmeof::Nvmeof;
 use crate::protocol::smb::Smb;
-use crate::protocol::{Answer as _, Export, Volume};
+use crate::protocol::{Answer as _, Export};
 use crate::volume::failure::Failure;
 use crate::volume::id::{self, VolumeId};
 use crate::volume::index::{Entry, Listed, read_token};
@@ -91,26 +91,17 @@ fn condition(found: Option<&[health::Entry]>) -> csi::VolumeCondition {
     csi::VolumeCondition { abnormal, message }
 }
 
-/// A volume found among the datasets.
-struct Found {
-    id: String,
-    volume: Volume,
-    metadata: Metadata,
-    capacity_bytes: u64,
-    locked: bool,
-}
-
 impl Inner {
     async fn relist(&self, appliance: &Appliance, calls: &Calls) -> Result<(), Failure> {
         let filters = [Filter::eq(&user_property_path(MANAGED_BY), MANAGER)];
         let marked = calls.datasets_listed(&filters, &READ).await.or_failed("listing datasets")?;
-        let mut found = self.volumes_among(appliance, marked);
-        let mut of = |protocol| found.remove(&protocol).unwrap_or_default();
+        let mut volumes = self.volumes_among(appliance, marked);
+        let mut of = |protocol| volumes.remove(&protocol).unwrap_or_default();
         let (nfs, smb, iscsi, nvmeof) = tokio::join!(
-            judged::<Nfs>(calls, of(Protocol::Nfs)),
-            judged::<Smb>(calls, of(Protocol::Smb)),
-            judged::<Iscsi>(calls, of(Protocol::Iscsi)),
-            judged::<Nvmeof>(calls, of(Protocol::Nvmeof)),
+            self.judged::<Nfs>(calls, of(Protocol::Nfs)),
+            self.judged::<Smb>(calls, of(Protocol::Smb)),
+            self.judged::<Iscsi>(calls, of(Protocol::Iscsi)),
+            self.judged::<Nvmeof>(calls, of(Protocol::Nvmeof)),
         );
         let mut entries = BTreeMap::new();
         entries.extend(nfs?);
@@ -122,29 +113,34 @@ impl Inner {
     }
 
     /// The volumes among datasets that carry our marker, by protocol.
-    fn volumes_among(&self, appliance: &Appliance, marked: Vec<Dataset>) -> BTreeMap<Protocol, Vec<Found>> {
-        let names: BTreeSet<String> = marked.iter().map(|d| d.name.clone()).collect();
-        let mut by_protocol: BTreeMap<_, Vec<Found>> = BTreeMap::new();
-        for dataset in marked {
-            if let Some((protocol, found)) = self.found(appliance, dataset, &names) {
-                by_protocol.entry(protocol).or_default().push(found);
+    fn volumes_among(
+        &self,
+        appliance: &Appliance,
+        marked: Vec<ListedDataset>,
+    ) -> BTreeMap<Protocol, Vec<ListedDataset>> {
+        let names: HashSet<&str> = marked.iter().map(|dataset| &*dataset.name).collect();
+        let protocols: Vec<_> =
+            marked.iter().map(|dataset| self.protocol_of(appliance, dataset, &names)).collect();
+        let mut by_protocol: BTreeMap<_, Vec<ListedDataset>> = BTreeMap::new();
+        for (protocol, dataset) in protocols.into_iter().zip(marked) {
+            if let Some(protocol) = protocol {
+                by_protocol.entry(protocol).or_default().push(dataset);
             }
         }
         by_protocol
     }
 
-    fn found(
+    /// How a dataset is served, when it is a volume of this driver at this appliance.
+    fn protocol_of(
         &self,
         appliance: &Appliance,
-        dataset: Dataset,
-        marked: &BTreeSet<String>,
-    ) -> Option<(Protocol, Found)> {
-        let metadata = Metadata::from(dataset.user_properties);
-        // The id by which the orchestrator knows it is the recorded one; an old volume's is its name.
-        let recorded = metadata.get(VOLUME_ID).or_else(|| metadata.get(CSI_VOLUME_NAME))?;
-        let id = VolumeId::parse(recorded)?;
+        dataset: &ListedDataset,
+        marked: &HashSet<&str>,
+    ) -> Option<Protocol> {
+        let metadata = Metadata::from(&*dataset.user_properties);
+        let id = recorded_id(&metadata)?;
         let here = match id.dataset() {
-            Some(path) => path == dataset.name && id.backend() == appliance.backend.as_deref(),
+            Some(path) => path == &*dataset.name && id.backend() == appliance.backend.as_deref(),
             None => id.name() == id::leaf(&dataset.name),
         };
         let ours = match judge(&id, &dataset.name, &metadata, self.cluster_id()) {
@@ -154,41 +150,33 @@ impl Inner {
             }
             Ownership::Foreign(_) => false,
         };
-        let capacity = match dataset.kind {
-            DatasetKind::Filesystem => dataset.refquota,
-            DatasetKind::Volume => dataset.volsize,
+        as_volume(&metadata, dataset.kind).ok().filter(|_| ours)
+    }
+
+    /// Volumes of one protocol with what is wrong with them.
+    async fn judged<E: Export>(
+        &self,
+        calls: &Calls,
+        volumes: Vec<ListedDataset>,
+    ) -> Result<Vec<(String, Listed)>, Failure> {
+        if volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let served = E::served(calls, None).await?;
+        let judge = |dataset: ListedDataset| {
+            let metadata = Metadata::from(&*dataset.user_properties);
+            let id = recorded_id(&metadata)?;
+            let volume = self.volume(&id, &dataset.name);
+            let mut health: Vec<_> = locked(&volume, dataset.locked).into_iter().collect();
+            health.extend(E::health(&served, &volume, &metadata));
+            let entry = Entry { capacity_bytes: dataset.capacity.unwrap_or(0), protocol: Some(E::PROTOCOL) };
+            Some((id.to_string(), Listed { entry, health: Some(health.into_boxed_slice()) }))
         };
-        let protocol = as_volume(&metadata, dataset.kind).ok().filter(|_| ours)?;
-        Some((
-            protocol,
-            Found {
-                id: id.to_string(),
-                volume: self.volume(&id, &dataset.name),
-                metadata,
-                capacity_bytes: capacity.unwrap_or(0),
-                locked: dataset.locked,
-            },
-        ))
+        Ok(volumes.into_iter().filter_map(judge).collect())
     }
 }
 
-impl Found {
-    fn listed(self, protocol: Protocol, health: Vec<health::Entry>) -> (String, Listed) {
-        let entry = Entry { capacity_bytes: self.capacity_bytes, protocol: Some(protocol) };
-        (self.id, Listed { entry, health: Some(health.into_boxed_slice()) })
-    }
-}
-
-/// Volumes of one protocol with what is wrong with them.
-async fn judged<E: Export>(calls: &Calls, volumes: Vec<Found>) -> Result<Vec<(String, Listed)>, Failure> {
-    if volumes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let served = E::served(calls, None).await?;
-    let judge = |found: Found| {
-        let mut health: Vec<_> = locked(&found.volume, found.locked).into_iter().collect();
-        health.extend(E::health(&served, &found.volume, &found.metadata));
-        found.listed(E::PROTOCOL, health)
-    };
-    Ok(volumes.into_iter().map(judge).collect())
+/// The id by which the orchestrator knows a volume: the recorded one; an old volume's is its name.
+fn recorded_id(metadata: &Metadata) -> Option<VolumeId> {
+    VolumeId::parse(metadata.get(VOLUME_ID).or_else(|| metadata.get(CSI_VOLUME_NAME))?)
 }

@@ -67,6 +67,21 @@ impl Dataset {
     }
 }
 
+/// One dataset of a listing: little of each, because there may be tens of thousands of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedDataset {
+    /// Full path.
+    pub name: Box<str>,
+    /// File system or zvol.
+    pub kind: DatasetKind,
+    /// Size in bytes: `volsize` of a zvol, `refquota` of a file system.
+    pub capacity: Option<u64>,
+    /// As of [`Dataset`].
+    pub locked: bool,
+    /// Own and inherited user properties, as of [`Dataset`].
+    pub user_properties: Box<[(Box<str>, Box<str>)]>,
+}
+
 /// One change of a user property.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -232,11 +247,10 @@ impl Calls {
             .extra("retrieve_children", false)
             .extra("flat", true)
             .extra("properties", json!(READ.iter().filter(|p| **p != "mountpoint").collect::<Vec<_>>()));
-        let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
-        Ok(rows.into_iter().map(Into::into).collect())
+        self.dataset_rows(&(filters, query)).await
     }
 
-    /// Lists datasets of all pools with little of each: name, kind, sizes, whether it is locked, and the user properties
+    /// Lists datasets of all pools with little of each: name, kind, size, whether it is locked, and the user properties
     /// `keys` (no dot in them). For listings of tens of thousands, whose answer is one message.
     ///
     /// # Errors
@@ -245,7 +259,7 @@ impl Calls {
         &self,
         filters: &[Filter],
         keys: &[&str],
-    ) -> Result<Vec<Dataset>, CallError> {
+    ) -> Result<Vec<ListedDataset>, CallError> {
         // `locked` is in the rows only when a property of encryption is asked for.
         let query = Query::default()
             .select(&["id", "type", "volsize.rawvalue", "refquota.rawvalue", "locked"])
@@ -253,8 +267,27 @@ impl Calls {
             .extra("flat", true)
             .extra("properties", json!(["volsize", "refquota", "keystatus"]));
         let query = keys.iter().fold(query, |query, key| query.and_select(user_property_path(key)));
-        let rows: Vec<PoolDataset> = self.call("pool.dataset.query", &(filters, query)).await?;
-        Ok(rows.into_iter().map(Into::into).collect())
+        self.dataset_rows(&(filters, query)).await
+    }
+
+    /// Queries datasets. A row is many times what is kept of it, so each is reduced before the next is read.
+    async fn dataset_rows<T: From<PoolDataset>>(
+        &self,
+        params: &(&[Filter], Query),
+    ) -> Result<Vec<T>, CallError> {
+        let rows: Vec<Reduced<T>> = self.call("pool.dataset.query", params).await?;
+        Ok(rows.into_iter().map(|Reduced(row)| row).collect())
+    }
+}
+
+/// What is kept of a row of `pool.dataset.*`.
+#[derive(Deserialize)]
+#[serde(from = "PoolDataset", bound = "T: From<PoolDataset>")]
+struct Reduced<T>(T);
+
+impl<T: From<PoolDataset>> From<PoolDataset> for Reduced<T> {
+    fn from(row: PoolDataset) -> Self {
+        Self(row.into())
     }
 }
 
@@ -394,19 +427,36 @@ impl From<Resource> for Dataset {
     }
 }
 
+/// The user properties of a row. `comments` and its like are reported among them under short names since 25.10; those of
+/// ZFS always have a colon.
+fn user_properties(reported: Option<BTreeMap<String, Property>>) -> impl Iterator<Item = (String, String)> {
+    let reported = reported.unwrap_or_default().into_iter();
+    reported.filter(|(key, _)| key.contains(':')).filter_map(|(key, p)| p.raw.map(|value| (key, value)))
+}
+
+impl From<PoolDataset> for ListedDataset {
+    fn from(row: PoolDataset) -> Self {
+        let kind = row.kind.into();
+        let properties = user_properties(row.user_properties);
+        Self {
+            name: row.id.into(),
+            kind,
+            capacity: match kind {
+                DatasetKind::Filesystem => limit(row.refquota.as_ref()),
+                DatasetKind::Volume => number(row.volsize.as_ref()),
+            },
+            locked: row.locked.unwrap_or(false),
+            user_properties: properties.map(|(key, value)| (key.into(), value.into())).collect(),
+        }
+    }
+}
+
 impl From<PoolDataset> for Dataset {
     fn from(row: PoolDataset) -> Self {
         let pool = row.pool.unwrap_or_else(|| row.id.split('/').next().unwrap_or_default().to_owned());
-        let user = row.user_properties.unwrap_or_default();
         Self {
             kind: row.kind.into(),
-            // `comments` and its like are reported among them under short names since 25.10; user properties of ZFS
-            // always have a colon.
-            user_properties: user
-                .into_iter()
-                .filter(|(key, _)| key.contains(':'))
-                .filter_map(|(key, p)| p.raw.map(|value| (key, value)))
-                .collect(),
+            user_properties: user_properties(row.user_properties).collect(),
             volsize: number(row.volsize.as_ref()),
             volblocksize: number(row.volblocksize.as_ref()),
             refquota: limit(row.refquota.as_ref()),
@@ -448,7 +498,7 @@ mod tests {
 
     #[test]
     fn a_row_of_the_list_is_read_by_raw_values() {
-        let row: PoolDataset = serde_json::from_value(json!({
+        let row = serde_json::from_value(json!({
             "id": "tank/csi/a", "type": "FILESYSTEM", "name": "tank/csi/a", "mountpoint": "/mnt/tank/csi/a",
             "refquota": {"parsed": null, "rawvalue": "0", "value": "0", "source": "LOCAL", "source_info": null},
             "quota": {"parsed": 1610612736, "rawvalue": "1610612736", "value": "1.5 GiB", "source": "LOCAL"},
@@ -457,13 +507,26 @@ mod tests {
                                 "tns-csi:volume_id": {"rawvalue": "tank/csi/a", "parsed": "tank/csi/a"}}
         }))
         .unwrap();
-        let d = Dataset::from(row);
+        let Reduced::<Dataset>(d) = row;
         assert_eq!(
             (d.pool.as_str(), d.refquota, d.quota, d.available),
             ("tank", None, Some(1_610_612_736), Some(5))
         );
         assert_eq!(d.user_properties.len(), 1);
         assert_eq!(d.user_property("tns-csi:volume_id"), Some("tank/csi/a"));
+    }
+
+    #[test]
+    fn a_listing_keeps_the_size_that_its_kind_has() {
+        let listed = |row: Value| {
+            let Reduced::<ListedDataset>(listed) = serde_json::from_value(row).unwrap();
+            (listed.kind, listed.capacity, listed.locked, listed.user_properties.len())
+        };
+        let zvol = json!({"id": "tank/z", "type": "VOLUME", "volsize": {"rawvalue": "1073741824"}, "locked": true,
+            "user_properties": {"tns-csi:volume_id": {"rawvalue": "tank/z"}, "comments": {"rawvalue": "x"}}});
+        assert_eq!(listed(zvol), (DatasetKind::Volume, Some(1 << 30), true, 1));
+        let filesystem = json!({"id": "tank/f", "type": "FILESYSTEM", "refquota": {"rawvalue": "0"}});
+        assert_eq!(listed(filesystem), (DatasetKind::Filesystem, None, false, 0));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::error::CallError;
 use crate::lane::Lane;
 use crate::{exchange, jobs};
 
-pub use dataset::{Dataset, DatasetKind, DatasetUpdate, PropertyChange, user_property_path};
+pub use dataset::{Dataset, DatasetKind, DatasetUpdate, ListedDataset, PropertyChange, user_property_path};
 pub use dataset_create::{
     CreateKind, DatasetCreate, DatasetProperties, EncryptionCreate, EncryptionKey, FilesystemCreate,
     ShareType, UserProperty, VolumeCreate,
