@@ -223,7 +223,7 @@ async fn a_fence_goes_ahead_of_waiting_creates() {
             rig.controller.spawn(|s| async move { s.create_volume(Request::new(request)).await })
         })
         .collect();
-    control.wait_held("pool.dataset.create", When::Before, 6).await;
+    control.wait_held("pool.dataset.create", When::Before, 8).await;
     rig.controller.unpublish("tank/pvc-1", &node("a", 1)).await.unwrap();
     rig.assert_nobody_let_in();
     control.release("*");

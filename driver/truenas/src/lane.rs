@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Calls in flight altogether: below the 10 that the appliance runs at once per connection (it queues the 11th and refuses
-/// the 21st).
-const ALL: usize = 8;
+/// Calls in flight altogether: as many as the appliance runs at once per connection (it queues the 11th and refuses the
+/// 21st).
+const ALL: usize = 10;
 /// How many of them may be of the ordinary lane.
-const ORDINARY: usize = 6;
+const ORDINARY: usize = 8;
 
 /// Which slots a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Everything that can wait: six slots.
+    /// Everything that can wait: eight slots.
     Ordinary,
     /// Publish and unpublish: all slots, and ahead of ordinary calls that wait.
     Fence,

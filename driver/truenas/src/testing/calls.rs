@@ -16,24 +16,24 @@ fn stuck(client: &crate::Client, lane: Lane, seconds: u64) -> tokio::task::JoinH
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fence_goes_ahead_of_six_stuck_calls() {
+async fn a_fence_goes_ahead_of_eight_stuck_calls() {
     let mut site = Site::new();
     let client = site.client();
     let mut peer = site.session().await;
     let mut waiting: Vec<_> = (0..20).map(|_| stuck(&client, Lane::Ordinary, 600)).collect();
     let mut held = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         held.push(peer.expect("core.ping").await);
     }
-    assert!(peer.is_quiet().await, "six ordinary calls at most");
+    assert!(peer.is_quiet().await, "eight ordinary calls at most");
     let fences: Vec<_> = (0..3).map(|_| stuck(&client, Lane::Fence, 600)).collect();
     held.push(peer.expect("core.ping").await);
     held.push(peer.expect("core.ping").await);
-    assert!(peer.is_quiet().await, "eight calls at most");
+    assert!(peer.is_quiet().await, "ten calls at most");
     for call in held {
         peer.answer(&call, json!("pong"));
     }
-    for _ in 8..23 {
+    for _ in 10..23 {
         let call = peer.expect("core.ping").await;
         peer.answer(&call, json!("pong"));
     }
@@ -47,8 +47,8 @@ async fn a_call_without_a_slot_was_not_sent() {
     let mut site = Site::new();
     let client = site.client();
     let mut peer = site.session().await;
-    let _stuck: Vec<_> = (0..6).map(|_| stuck(&client, Lane::Ordinary, 600)).collect();
-    for _ in 0..6 {
+    let _stuck: Vec<_> = (0..8).map(|_| stuck(&client, Lane::Ordinary, 600)).collect();
+    for _ in 0..8 {
         peer.expect("core.ping").await;
     }
     let error = calls(&client, Lane::Ordinary, 5).ping().await.unwrap_err();
@@ -75,9 +75,9 @@ async fn a_passed_deadline_after_sending_leaves_the_outcome_unknown_and_the_slot
     let mut site = Site::new();
     let client = site.client();
     let mut peer = site.session().await;
-    let late: Vec<_> = (0..6).map(|_| stuck(&client, Lane::Ordinary, 5)).collect();
+    let late: Vec<_> = (0..8).map(|_| stuck(&client, Lane::Ordinary, 5)).collect();
     let mut held = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         held.push(peer.expect("core.ping").await);
     }
     for call in late {
@@ -85,7 +85,7 @@ async fn a_passed_deadline_after_sending_leaves_the_outcome_unknown_and_the_slot
         assert_eq!(error, CallError::OutcomeUnknown { method: "core.ping", why: Unknown::DeadlinePassed });
     }
     let next = stuck(&client, Lane::Ordinary, 600);
-    assert!(peer.is_quiet().await, "the appliance still works on six");
+    assert!(peer.is_quiet().await, "the appliance still works on eight");
     peer.answer(&held[0], json!("pong"));
     let call = peer.expect("core.ping").await;
     settle().await;
@@ -99,7 +99,7 @@ async fn slots_of_calls_that_are_never_answered_come_back() {
     let mut site = Site::new();
     let client = site.client();
     let mut peer = site.session().await;
-    for _ in 0..6 {
+    for _ in 0..8 {
         drop(stuck(&client, Lane::Ordinary, 5));
         peer.expect("core.ping").await;
     }
