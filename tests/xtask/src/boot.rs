@@ -66,6 +66,8 @@ pub struct Boot<'a> {
     pub deadline: Duration,
 }
 
+/// File in the directory of logs that holds the command.
+const SCRIPT: &str = "command.sh";
 /// Kernel messages that are shown while the guest runs.
 const ALARMS: &[&str] = &["Kernel panic", "BUG:", "Oops:", "blocked for more than"];
 /// Boots that are tried when the emulator is at fault.
@@ -174,7 +176,12 @@ impl Boot<'_> {
         // A guest that is thrown away has nobody to be guarded from, and guarding costs an emulated processor much.
         command.args(["--append", "mitigations=off"]);
         command.args(["--append", "sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_oops=1"]);
-        command.arg("--").arg(guest_command.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "));
+        // Through a file: vng puts what it is given on the kernel's command line, which has 2,048 bytes.
+        let script = self.logs.join(SCRIPT);
+        let words: Vec<String> = guest_command.iter().map(|word| quote(word)).collect();
+        fs::write(&script, words.join(" ") + "\n")
+            .with_context(|| format!("writing {}", script.display()))?;
+        command.arg("--").arg(format!("sh /lab/logs/{SCRIPT}"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(command)
     }
