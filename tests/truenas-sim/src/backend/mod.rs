@@ -79,6 +79,11 @@ pub trait Backend: Send + Sync + 'static {
     /// The imported pools (never a boot pool).
     fn pools(&self) -> Result<Vec<Pool>>;
 
+    /// Names of the imported pools.
+    fn pool_names(&self) -> Result<Vec<String>> {
+        Ok(self.pools()?.into_iter().map(|pool| pool.name).collect())
+    }
+
     /// Datasets with all their native and user properties, ordered by name. A path in [`Scope::Paths`] that does not
     /// exist is left out without an error (as `zfs.resource.query` does).
     fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>>;

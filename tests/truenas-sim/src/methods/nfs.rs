@@ -111,13 +111,13 @@ fn check_overlap(
 fn check(call: &Call, prefix: &str, row: &Map<String, Value>, own: Option<i64>) -> Result<(), Failure> {
     let mut findings = Vec::new();
     let path = row.get("path").and_then(Value::as_str).unwrap_or_default();
-    let pools = call.shared.backend.pools()?;
+    let pools = call.shared.backend.pool_names()?;
     let inside = |pool: &str| {
         path.strip_prefix("/mnt/")
             .and_then(|p| p.strip_prefix(pool))
             .is_some_and(|r| r.is_empty() || r.starts_with('/'))
     };
-    if !pools.iter().any(|pool| inside(&pool.name)) {
+    if !pools.iter().any(|pool| inside(pool)) {
         findings.push(Item::new(format!("{prefix}.path"), "The path must reside within a pool mount point"));
     } else if !call.shared.backend.path_exists(path) {
         findings.push(Item::new(format!("{prefix}.path"), format!("Path {path} does not exist")));

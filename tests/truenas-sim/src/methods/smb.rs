@@ -58,13 +58,13 @@ fn check_path(
         findings.push(Item::new(at, words));
         return Ok(());
     }
-    let pools = call.shared.backend.pools()?;
+    let pools = call.shared.backend.pool_names()?;
     let inside = |pool: &str| {
         path.strip_prefix("/mnt/")
             .and_then(|p| p.strip_prefix(pool))
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    if !pools.iter().any(|pool| inside(&pool.name)) {
+    if !pools.iter().any(|pool| inside(pool)) {
         findings.push(Item::new(at, "The path must reside within a pool mount point"));
     } else if !call.shared.backend.path_exists(path) {
         findings.push(Item::new(at, "Path does not exist."));

@@ -117,7 +117,7 @@ pub(super) fn call(verb: &str, call: &Call) -> Result<Value, Failure> {
         (false, true) => Scope::Below(&paths),
         (true, true) => Scope::All,
         (true, false) => {
-            roots = call.shared.backend.pools()?.into_iter().map(|p| p.name).collect();
+            roots = call.shared.backend.pool_names()?;
             Scope::Paths(&roots)
         }
     };
