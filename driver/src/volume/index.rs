@@ -3,7 +3,7 @@
 //! The rule it keeps: it only saves questions. A page is answered from it, a listing that begins anew asks the
 //! appliance, and nothing is created, changed or deleted on its word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -45,6 +45,18 @@ pub struct Page {
 struct State {
     entries: BTreeMap<String, Listed>,
     complete: bool,
+    /// Listings that are being read from the appliance.
+    listings: usize,
+    /// Volumes that our own calls noted or forgot meanwhile: what a listing says of them may be older.
+    changed: BTreeSet<String>,
+}
+
+impl State {
+    fn change(&mut self, id: &str) {
+        if self.listings > 0 {
+            self.changed.insert(id.to_owned());
+        }
+    }
 }
 
 /// The index of one appliance. Volume ids are its keys.
@@ -65,14 +77,16 @@ impl Index {
         self.lock().complete
     }
 
-    /// Takes in a whole listing.
-    pub fn replace(&self, entries: BTreeMap<String, Listed>) {
-        *self.lock() = State { entries, complete: true };
+    /// Begins a listing, before the appliance is asked.
+    pub fn begin(&self) -> Listing<'_> {
+        self.lock().listings += 1;
+        Listing { index: self }
     }
 
     /// Notes a volume that was seen, made or changed.
     pub fn note(&self, id: &str, entry: Entry) {
         let mut state = self.lock();
+        state.change(id);
         match state.entries.get_mut(id) {
             Some(known) => known.entry = entry,
             None => drop(state.entries.insert(id.to_owned(), Listed { entry, health: None })),
@@ -81,7 +95,9 @@ impl Index {
 
     /// Forgets a volume that is gone.
     pub fn forget(&self, id: &str) {
-        self.lock().entries.remove(id);
+        let mut state = self.lock();
+        state.change(id);
+        state.entries.remove(id);
     }
 
     /// How the volume is served, as far as remembered: a hint for what to read first.
@@ -104,6 +120,38 @@ impl Index {
             _ => None,
         };
         Page { entries, next }
+    }
+}
+
+/// A listing that is being read from the appliance. Dropped without a result it leaves the index as it is.
+pub struct Listing<'a> {
+    index: &'a Index,
+}
+
+impl Listing<'_> {
+    /// Takes in the whole listing. Of volumes that our own calls made, changed or deleted since it began, these know
+    /// better.
+    pub fn replace(self, mut entries: BTreeMap<String, Listed>) {
+        let mut state = self.index.lock();
+        for id in &state.changed {
+            match (state.entries.get(id), entries.get_mut(id)) {
+                (Some(known), Some(listed)) => listed.entry = known.entry,
+                (Some(known), None) => drop(entries.insert(id.clone(), known.clone())),
+                (None, _) => drop(entries.remove(id)),
+            }
+        }
+        state.entries = entries;
+        state.complete = true;
+    }
+}
+
+impl Drop for Listing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.index.lock();
+        state.listings -= 1;
+        if state.listings == 0 {
+            state.changed.clear();
+        }
     }
 }
 
@@ -131,7 +179,7 @@ mod tests {
     fn index(ids: &[&str]) -> Index {
         let index = Index::default();
         let listed = Listed { entry: ENTRY, health: Some(Box::default()) };
-        index.replace(ids.iter().map(|id| ((*id).to_owned(), listed.clone())).collect());
+        index.begin().replace(ids.iter().map(|id| ((*id).to_owned(), listed.clone())).collect());
         index
     }
 
@@ -161,6 +209,29 @@ mod tests {
         assert_eq!(
             known,
             [Listed { entry: grown, health: Some(Box::default()) }, Listed { entry: ENTRY, health: None }]
+        );
+    }
+
+    #[test]
+    fn what_our_own_calls_did_during_a_listing_counts_for_more_than_the_listing() {
+        let index = index(&["t/deleted", "t/grown", "t/plain"]);
+        let listing = index.begin();
+        let listed = Listed { entry: ENTRY, health: Some(Box::default()) };
+        let of = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), listed.clone())).collect();
+        let grown = Entry { capacity_bytes: 2, ..ENTRY };
+        index.forget("t/deleted");
+        index.note("t/grown", grown);
+        index.note("t/new", ENTRY);
+        listing.replace(of(&["t/deleted", "t/grown", "t/plain"]));
+        let page = index.page(None, 0);
+        assert_eq!(ids(&page), ["t/grown", "t/new", "t/plain"]);
+        assert_eq!(page.entries[0].1, Listed { entry: grown, health: Some(Box::default()) });
+        assert_eq!(page.entries[1].1.health, None, "nobody looked at the new one");
+        index.begin().replace(of(&["t/deleted"]));
+        assert_eq!(
+            ids(&index.page(None, 0)),
+            ["t/deleted"],
+            "made again by somebody else: the next listing says so"
         );
     }
 

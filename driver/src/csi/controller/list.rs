@@ -93,6 +93,7 @@ fn condition(found: Option<&[health::Entry]>) -> csi::VolumeCondition {
 
 impl Inner {
     async fn relist(&self, appliance: &Appliance, calls: &Calls) -> Result<(), Failure> {
+        let listing = appliance.index.begin();
         let filters = [Filter::eq(&user_property_path(MANAGED_BY), MANAGER)];
         let marked = calls.datasets_listed(&filters, &READ).await.or_failed("listing datasets")?;
         let mut volumes = self.volumes_among(appliance, marked);
@@ -108,7 +109,7 @@ impl Inner {
         entries.extend(smb?);
         entries.extend(iscsi?);
         entries.extend(nvmeof?);
-        appliance.index.replace(entries);
+        listing.replace(entries);
         Ok(())
     }
 
