@@ -69,17 +69,18 @@ impl ExportSettings {
         self
     }
 
-    /// The same with the comments filled in for one volume.
+    /// The same with the comments filled in for one volume. Names may be long: a comment ends where the appliance takes no
+    /// more.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a comment that is no template, or gives what is no comment for this volume.
     pub fn rendered(mut self, values: Values<'_>) -> Result<Self, Failure> {
         let comments = [
-            (nfs::COMMENT, &mut self.nfs.comment),
-            (smb::COMMENT, &mut self.smb.comment),
-            (iscsi::COMMENT, &mut self.iscsi.comment),
+            (nfs::COMMENT, &mut self.nfs.comment, nfs::MAX_SHARE_COMMENT),
+            (smb::COMMENT, &mut self.smb.comment, nfs::MAX_SHARE_COMMENT),
+            (iscsi::COMMENT, &mut self.iscsi.comment, iscsi::MAX_COMMENT),
         ];
-        for (key, comment) in comments {
+        for (key, comment, longest) in comments {
             let Some(text) = comment else { continue };
             // An empty one is valid for iSCSI and asks for nothing.
             if text.is_empty() {
@@ -87,6 +88,7 @@ impl ExportSettings {
             }
             let rendered = Template::parse(text).and_then(|template| template.render(values));
             let rendered = rendered.map_err(|why| Failure::invalid(format!("parameter {key}: {why}")))?;
+            let rendered = rendered.chars().take(longest).collect::<String>().trim_end().to_owned();
             if let Some(definition) = table().find(|d| d.name == key && !(d.check)(&rendered)) {
                 return Err(Failure::invalid(format!(
                     "parameter {key} gives {:?} for this volume, valid is {}",
@@ -116,6 +118,20 @@ mod tests {
         let class = [(nfs::COMMENT, "{{ .PVCNamespace }}/{{ .PVCName }} {{ .PVName }}")];
         let volume = [(PVC_NAME, "data"), (PVC_NAMESPACE, "team"), (CSI_VOLUME_NAME, "pvc-1")];
         assert_eq!(recorded(&class, &volume).nfs.comment.as_deref(), Some("team/data pvc-1"));
+    }
+
+    #[test]
+    fn a_comment_of_long_names_is_cut_where_the_appliance_takes_no_more() {
+        let name = "ü".repeat(200);
+        for (key, longest) in [(nfs::COMMENT, 128), (smb::COMMENT, 128), (iscsi::COMMENT, 120)] {
+            let read = recorded(&[(key, "of {{ .PVName }}")], &[(CSI_VOLUME_NAME, &name)]);
+            let comment =
+                [read.nfs.comment, read.smb.comment, read.iscsi.comment].into_iter().flatten().next();
+            assert_eq!(comment.unwrap(), format!("of {}", "ü".repeat(longest - 3)), "{key}");
+        }
+        let ends_in_a_blank = format!("{} x", "a".repeat(119));
+        let read = recorded(&[(iscsi::COMMENT, "{{ .PVName }}")], &[(CSI_VOLUME_NAME, &ends_in_a_blank)]);
+        assert_eq!(read.iscsi.comment.as_deref(), Some(ends_in_a_blank.split(' ').next().unwrap()));
     }
 
     #[test]

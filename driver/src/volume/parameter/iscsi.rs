@@ -10,7 +10,7 @@ use crate::volume::protocol::Protocol;
 
 const ISCSI: &[Protocol] = &[Protocol::Iscsi];
 /// Longest comment in characters (`services_iscsitargetextent` of TrueNAS).
-const MAX_COMMENT: usize = 120;
+pub(super) const MAX_COMMENT: usize = 120;
 /// Rotation rates as `iscsi.extent.create` names them.
 const RPM: [&str; 6] = ["UNKNOWN", "SSD", "5400", "7200", "10000", "15000"];
 

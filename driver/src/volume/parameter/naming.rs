@@ -90,10 +90,11 @@ impl Naming {
         Ok(name::leaf(&rendered))
     }
 
-    /// The dataset's comment; by default namespace and name of the claim, or the volume's name.
+    /// The dataset's comment; by default namespace and name of the claim, or the volume's name. It is cut where it is
+    /// longer than the appliance takes.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: as for the name, or a comment that is too long.
+    /// INVALID_ARGUMENT: as for the name.
     pub fn comment(&self, values: Values<'_>) -> Result<String, Failure> {
         let refused = |why: String| Failure::invalid(format!("parameter commentTemplate: {why}"));
         let Some(template) = &self.comment else {
@@ -103,10 +104,7 @@ impl Naming {
             });
         };
         let comment = template.render(values).map_err(|why| refused(why.message))?;
-        if comment.chars().count() > MAX_COMMENT {
-            return Err(refused(format!("it renders to more than {MAX_COMMENT} characters")));
-        }
-        Ok(comment)
+        Ok(comment.chars().take(MAX_COMMENT).collect())
     }
 }
 
@@ -140,6 +138,8 @@ mod tests {
         let comment = |pairs: &[(&str, &str)]| naming(pairs).unwrap().comment(values("data")).unwrap();
         assert_eq!(comment(&[]), "team/data");
         assert_eq!(comment(&[("commentTemplate", "of {{ .PVName }}")]), "of pvc-1");
+        let long = format!("{{{{ .PVName }}}}{}", "ü".repeat(MAX_COMMENT));
+        assert_eq!(comment(&[("commentTemplate", &long)]).chars().count(), MAX_COMMENT, "it is cut");
     }
 
     #[test]

@@ -162,13 +162,16 @@ impl Nfs {
     }
 }
 
+/// Longest comment of a share in characters.
+pub(super) const MAX_SHARE_COMMENT: usize = 128;
+
 /// What [`is_share_comment`] takes, in words.
 pub(super) const SHARE_COMMENT: &str = "1 to 128 characters without brackets and control characters; a template such as \
                                         {{ .PVCNamespace }}/{{ .PVCName }} is filled in";
 
 /// A comment of a share beside our own mark, which stands in brackets.
 pub(super) fn is_share_comment(value: &str) -> bool {
-    (1..=128).contains(&value.chars().count())
+    (1..=MAX_SHARE_COMMENT).contains(&value.chars().count())
         && !value.contains(['[', ']'])
         && !value.contains(char::is_control)
         && value.trim() == value
