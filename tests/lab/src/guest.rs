@@ -19,7 +19,7 @@ const POOL_BYTES: u64 = 512 << 30;
 /// Memory for everything the guest writes.
 pub const RUN: &str = "/run/lab";
 /// Root of the appliance's file tree: its `/mnt/tank` is `/run/appliance/mnt/tank` here. knfsd serves a tree only from
-/// a root it can export, and the guest's own is 9p.
+/// a root that can be exported, so it has a file system of its own.
 pub const APPLIANCE: &str = "/run/appliance";
 /// Where kubelet keeps its files.
 pub const KUBELET: &str = "/var/lib/kubelet";
