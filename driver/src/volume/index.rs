@@ -57,6 +57,13 @@ impl State {
             self.changed.insert(id.to_owned());
         }
     }
+
+    fn put(&mut self, id: &str, entry: Entry) {
+        match self.entries.get_mut(id) {
+            Some(known) => known.entry = entry,
+            None => drop(self.entries.insert(id.to_owned(), Listed { entry, health: None })),
+        }
+    }
 }
 
 /// The index of one appliance. Volume ids are its keys.
@@ -83,14 +90,16 @@ impl Index {
         Listing { index: self }
     }
 
-    /// Notes a volume that was seen, made or changed.
+    /// Notes a volume that we made or changed.
     pub fn note(&self, id: &str, entry: Entry) {
         let mut state = self.lock();
         state.change(id);
-        match state.entries.get_mut(id) {
-            Some(known) => known.entry = entry,
-            None => drop(state.entries.insert(id.to_owned(), Listed { entry, health: None })),
-        }
+        state.put(id, entry);
+    }
+
+    /// Notes a volume that was read; a listing that is being read counts for more.
+    pub fn seen(&self, id: &str, entry: Entry) {
+        self.lock().put(id, entry);
     }
 
     /// Forgets a volume that is gone.
@@ -222,11 +231,14 @@ mod tests {
         index.forget("t/deleted");
         index.note("t/grown", grown);
         index.note("t/new", ENTRY);
+        index.seen("t/gone", ENTRY);
+        index.seen("t/plain", grown);
         listing.replace(of(&["t/deleted", "t/grown", "t/plain"]));
         let page = index.page(None, 0);
         assert_eq!(ids(&page), ["t/grown", "t/new", "t/plain"]);
         assert_eq!(page.entries[0].1, Listed { entry: grown, health: Some(Box::default()) });
         assert_eq!(page.entries[1].1.health, None, "nobody looked at the new one");
+        assert_eq!(page.entries[2].1.entry, ENTRY, "a read is no change of ours");
         index.begin().replace(of(&["t/deleted"]));
         assert_eq!(
             ids(&index.page(None, 0)),

@@ -126,7 +126,7 @@ impl Inner {
             tracing::warn!(volume = %volume.id, "{bad}; it is not used");
         }
         let capacity_bytes = capacity.unwrap_or(0);
-        appliance.index.note(&id, Entry { capacity_bytes, protocol: Some(protocol) });
+        appliance.index.seen(&id, Entry { capacity_bytes, protocol: Some(protocol) });
         let unstamped = metadata.get(VOLUME_ID).is_none();
         Ok(Finding::Owned(Box::new(Owned {
             metadata,
