@@ -58,7 +58,8 @@ pub struct Boot<'a> {
     pub root: &'a GuestRoot,
     /// Directory of the binaries, read-only in the guest at `/lab/bin`.
     pub bin: &'a Path,
-    /// Directory for logs, writable in the guest at `/lab/logs`; the kernel's messages go there as `kernel.log`.
+    /// Directory for logs, writable in the guest at `/lab/logs`; the kernel's messages go there as `kernel.log`, and the
+    /// guest finds its command there as `command.sh`.
     pub logs: &'a Path,
     /// Memory of the guest in GiB.
     pub memory_gib: u32,
@@ -97,7 +98,7 @@ impl Boot<'_> {
             "booting {} with {} in {} ({})",
             kernel.file_name().unwrap_or_default().to_string_lossy(),
             if kvm { "KVM" } else { "software emulation" },
-            self.root.directory.display(),
+            self.root.disk.display(),
             command.join(" "),
         );
         for attempt in 1.. {

@@ -2,7 +2,7 @@
 //!
 //! Rule: nothing of it is installed on the host. A change of the package list or of the recipe below makes a new
 //! root; the same ones never build twice. The guest boots from an image of the tree: what it reads from a disk stays in
-//! its memory, what it reads over 9p it reads and translates again for each program it starts.
+//! its memory, what it reads over 9p is read and translated again for each program that starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,10 @@ impl GuestRoot {
     /// Finds the root of the present recipe in the cache, or makes it.
     pub fn build(cache: &Cache) -> anyhow::Result<Self> {
         let entry = cache.entry("root", &recipe());
+        let image = cache.entry("root-disk", &[&recipe(), &DISK.join(" "), DISK_SIZE].concat());
         if !entry.is_dir() {
+            // Tools of another day's root would meet this one's kernel and modules.
+            remove_tree(&image)?;
             step(
                 "making the guest's root (once per machine: download, then ZFS compiles for minutes)",
                 || {
@@ -133,7 +136,6 @@ impl GuestRoot {
                 },
             )?;
         }
-        let image = cache.entry("root-disk", &[&recipe(), &DISK.join(" "), DISK_SIZE].concat());
         if !image.exists() {
             step("making the guest's disk from its root", || disk(&entry, &image))?;
         }
@@ -253,7 +255,7 @@ fn mirror_of(text: &str, codename: &str) -> Option<String> {
     })
 }
 
-/// Removes a tree that belongs to root, without leaving its file system.
+/// Removes what belongs to root, without leaving its file system; what is not there is fine.
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
     let status = privileged("rm")?
         .args(["--recursive", "--force", "--one-file-system", "--"])
@@ -261,7 +263,7 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
         .status()
         .context("starting rm")?;
     if !status.success() {
-        bail!("removing what an aborted build left at {}", path.display());
+        bail!("removing {}", path.display());
     }
     Ok(())
 }
