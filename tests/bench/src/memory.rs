@@ -16,7 +16,7 @@ pub const MIB: u64 = 1 << 20;
 const CONTROLLER: u64 = 15 * MIB;
 const NODE: u64 = 10 * MIB;
 const HELPER: u64 = 10 * MIB;
-/// Operations at once, as many as the driver has in flight at the appliance.
+/// Operations at once, as many as ordinary calls may be in flight at the appliance.
 const AT_ONCE: u32 = 8;
 
 /// Adds the rows of programs that were started, reached what they serve, and wait.

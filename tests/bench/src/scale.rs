@@ -29,7 +29,8 @@ const LISTED: u64 = 40 * MIB;
 
 /// Operations at once: half of them creates, the others publishes and expansions of volumes that are there.
 const AT_ONCE: u32 = 500;
-/// Calls that the driver has in flight at the appliance.
+/// Ordinary calls that the driver has in flight at the appliance. Publishes have two more, so a run may reach more than all
+/// of what these allow.
 const IN_FLIGHT: u32 = 8;
 /// Part of the appliance's own throughput that has to be reached.
 const THROUGHPUT: f64 = 0.9;

@@ -18,8 +18,8 @@ pub const PARENT: &str = "tank/k8s";
 const POOL_BYTES: u64 = 512 << 30;
 /// Memory for everything the guest writes.
 pub const RUN: &str = "/run/lab";
-/// Root of the appliance's file tree: its `/mnt/tank` is `/run/appliance/mnt/tank` here. knfsd serves a tree only from
-/// a root that can be exported, so it has a file system of its own.
+/// Root of the appliance's file tree: its `/mnt/tank` is `/run/appliance/mnt/tank` here. The guest's own root
+/// is read-only.
 pub const APPLIANCE: &str = "/run/appliance";
 /// Where kubelet keeps its files.
 pub const KUBELET: &str = "/var/lib/kubelet";

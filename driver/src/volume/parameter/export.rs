@@ -69,8 +69,8 @@ impl ExportSettings {
         self
     }
 
-    /// The same with the comments filled in for one volume. Names may be long: a comment ends where the appliance takes no
-    /// more.
+    /// The same with the comments filled in for one volume. Names may be long: a comment is cut to the length that a
+    /// class may give.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a comment that is no template, or gives what is no comment for this volume.

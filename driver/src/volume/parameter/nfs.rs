@@ -162,7 +162,7 @@ impl Nfs {
     }
 }
 
-/// Longest comment of a share in characters.
+/// Longest comment that a class may give to a share, in characters; our mark comes after it.
 pub(super) const MAX_SHARE_COMMENT: usize = 128;
 
 /// What [`is_share_comment`] takes, in words.
