@@ -36,6 +36,9 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     log_to_stderr(cli.log_format);
+    // Each of the threads below waits for the kernel nearly all its life: heaps of their own would cost several MiB. Another
+    // allocator than glibc's has its own way.
+    let _shared = node_helper_sys::heap::share(1);
     let config = cli.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
     let kernel = kernel::check()?;

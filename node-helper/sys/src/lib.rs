@@ -3,6 +3,7 @@
 pub mod block;
 pub mod btrfs;
 pub mod child;
+pub mod heap;
 mod mount_setattr;
 pub mod readiness;
 mod write_protection;
