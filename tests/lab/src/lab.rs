@@ -192,10 +192,15 @@ fn appliance_program(arguments: &[&str]) -> Program {
         .flag("--api-key-file", run_path("secret/api-key"))
         .flag("--tls-dir", run_path("tls"))
         .flag("--control", control_socket());
-    if Path::new(SCHEMAS).is_dir() {
-        program = program.flag("--schemas", SCHEMAS);
+    if let Some(schemas) = schemas() {
+        program = program.flag("--schemas", schemas);
     }
     program.words(arguments).variable("RUST_LOG", "info")
+}
+
+/// The appliance's JSON Schemas, when the host has them.
+pub fn schemas() -> Option<&'static Path> {
+    Some(Path::new(SCHEMAS)).filter(|path| path.is_dir())
 }
 
 fn controller_program() -> Program {

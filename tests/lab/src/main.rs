@@ -16,6 +16,7 @@ mod relay;
 mod scenario;
 mod scenarios;
 
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
@@ -114,6 +115,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn sanity() -> anyhow::Result<Count> {
     let mut child = tokio::process::Command::new("/lab/bin/csi-conformance")
         .args(["--lab", "--bin-dir", "/lab/bin", "--log-dir", "/lab/logs/conformance"])
+        .args(lab::schemas().into_iter().flat_map(|path| [Path::new("--schemas"), path]))
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
