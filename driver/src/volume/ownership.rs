@@ -4,6 +4,8 @@
 //! inherited properties as local and a replica copies them, so the marker alone proves nothing: the recorded volume id
 //! must be the id under which the dataset was read.
 
+use std::fmt;
+
 use crate::volume::id::{self, VolumeId};
 use crate::volume::metadata::{CLUSTER_ID, CSI_VOLUME_NAME, MANAGED_BY, Metadata, VOLUME_ID};
 
@@ -14,8 +16,25 @@ pub enum Ownership {
     Ours,
     /// A volume from before the volume id was recorded: ours if no owned dataset is above it, which has to be read.
     OursIfNoOwnedAncestor,
-    /// Not ours; the reason in words.
-    Foreign(String),
+    /// Not ours.
+    Foreign(Foreign),
+}
+
+/// Why a dataset is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The reason in words, beginning with the dataset.
+    pub why: String,
+    /// The dataset has a mark about itself. One without may be a volume that the appliance is still making: ZFS makes a
+    /// dataset in one transaction and sets its properties in a later one (`module/zfs/zfs_ioctl.c`, `zfs_ioc_create`),
+    /// all user properties in one, after the sizes (`zfs_set_prop_nvlist`).
+    pub settled: bool,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 /// Prefixes of the user properties by which other drivers for TrueNAS mark their volumes.
@@ -37,7 +56,9 @@ pub fn other_driver(metadata: &Metadata) -> Option<(&'static str, String)> {
 /// Judges the dataset `dataset`, read for volume `volume`, by its properties. `cluster_id` is this driver's.
 #[must_use]
 pub fn judge(volume: &VolumeId, dataset: &str, metadata: &Metadata, cluster_id: Option<&str>) -> Ownership {
-    let foreign = |why: String| Ownership::Foreign(format!("dataset {dataset} {why}"));
+    let own = metadata.get(VOLUME_ID).is_some_and(|recorded| recorded == volume.to_string());
+    let foreign =
+        |why: String| Ownership::Foreign(Foreign { why: format!("dataset {dataset} {why}"), settled: own });
     if !metadata.is_marked() {
         if let Some((driver, marker)) = other_driver(metadata) {
             return foreign(format!("was made by {driver} (it has {marker}) and not by this driver"));
@@ -52,7 +73,7 @@ pub fn judge(volume: &VolumeId, dataset: &str, metadata: &Metadata, cluster_id: 
         return foreign(format!("belongs to cluster {theirs:?}, the cluster id of this driver is {ours}"));
     }
     match metadata.get(VOLUME_ID) {
-        Some(recorded) if recorded == volume.to_string() => Ownership::Ours,
+        Some(_) if own => Ownership::Ours,
         Some(recorded) => foreign(format!(
             "carries the marker of volume {recorded:?} and not of {:?}: it inherited it, or is a copy",
             volume.to_string()
@@ -118,8 +139,23 @@ mod tests {
     fn another_cluster_is_foreign() {
         let theirs = [MARK, (VOLUME_ID, "tank/pvc-1"), (CLUSTER_ID, "west")];
         assert_eq!(judged("tank/pvc-1", &theirs, Some("west")), Ownership::Ours);
-        assert!(matches!(judged("tank/pvc-1", &theirs, Some("east")), Ownership::Foreign(_)));
-        assert!(matches!(judged("tank/pvc-1", &theirs, None), Ownership::Foreign(_)));
+        for ours in [Some("east"), None] {
+            let Ownership::Foreign(theirs) = judged("tank/pvc-1", &theirs, ours) else { panic!("{ours:?}") };
+            assert!(theirs.settled, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn a_dataset_without_a_mark_about_itself_may_still_be_in_the_making() {
+        for properties in [
+            vec![],
+            // As everything below a marked parent looks.
+            vec![MARK, (VOLUME_ID, "tank"), (CLUSTER_ID, "west")],
+            vec![("democratic-csi:managed_resource", "true")],
+        ] {
+            let found = judged("tank/pvc-1", &properties, Some("east"));
+            assert!(matches!(&found, Ownership::Foreign(f) if !f.settled), "{properties:?}: {found:?}");
+        }
     }
 
     #[test]
@@ -130,7 +166,9 @@ mod tests {
             (("truenas-csi:managed_resource", "true"), "truenas-csi"),
             (("io.truenas.csi:managed", "true"), "io.truenas.csi"),
         ] {
-            let Ownership::Foreign(why) = judged("tank/pvc-1", &[marker], None) else { panic!("{marker:?}") };
+            let Ownership::Foreign(Foreign { why, .. }) = judged("tank/pvc-1", &[marker], None) else {
+                panic!("{marker:?}")
+            };
             assert!(why.contains(&format!("made by {driver}")) || why.contains(driver), "{why}");
             assert!(why.contains(marker.0), "{why}");
         }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use tns_csi_proto::csi::v1 as csi;
 use tns_csi_proto::csi::v1::controller_server::Controller as _;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use truenas_sim::When;
 
 use crate::rig::{GIB, PROTOCOLS, Process, Rig, node, publish_request, request, single};
@@ -197,5 +197,72 @@ async fn a_create_that_is_given_up_for_good_leaves_nothing_behind_its_delete() {
         kill_at(&mut rig, operation, protocol, &method, when).await;
         Operation::Delete.start(&rig.controller, protocol).await.unwrap().unwrap();
         rig.assert_empty();
+    }
+}
+
+/// Waits until the controller has read the dataset of a volume, and lets it go on.
+async fn until_read(rig: &Rig, work: impl Future<Output = ()>) {
+    let control = rig.control();
+    control.hold(READ, When::After);
+    work.await;
+    control.wait_held(READ, When::After, 1).await;
+    control.release(READ);
+}
+
+/// Begins a creation and stops it where the appliance shows the dataset and not yet its properties.
+async fn halfway(rig: &Rig, protocol: &str) -> tokio::task::JoinHandle<Result<(), Status>> {
+    rig.control().hold(CREATE, When::Halfway);
+    let running = Operation::Create.start(&rig.controller, protocol);
+    rig.control().wait_held(CREATE, When::Halfway, 1).await;
+    running
+}
+
+const CREATE: &str = "pool.dataset.create";
+/// The method by which one dataset is read.
+const READ: &str = "zfs.resource.query";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_in_the_making_is_not_taken_for_a_foreign_dataset_after_a_lost_connection() {
+    let rig = Rig::start().await;
+    for protocol in PROTOCOLS {
+        let running = halfway(&rig, protocol).await;
+        until_read(&rig, async { rig.control().disconnect() }).await;
+        rig.control().release(CREATE);
+        let answer = running.await.unwrap();
+        assert!(answer.is_ok(), "{protocol}: {answer:?}");
+        rig.assert_one_volume(protocol);
+        clean(&rig, protocol).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_in_the_making_is_not_taken_for_a_foreign_dataset_by_the_next_controller() {
+    let mut rig = Rig::start().await;
+    for protocol in PROTOCOLS {
+        drop(halfway(&rig, protocol).await);
+        rig.replace_controller_dead(|| ()).await;
+        let mut running = None;
+        until_read(&rig, async { running = Some(Operation::Create.start(&rig.controller, protocol)) }).await;
+        rig.control().release(CREATE);
+        let answer = running.unwrap().await.unwrap();
+        assert!(answer.is_ok(), "{protocol}: {answer:?}");
+        rig.assert_one_volume(protocol);
+        clean(&rig, protocol).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_stays_unanswered_is_not_ended_by_a_final_answer() {
+    let rig = Rig::start().await;
+    for protocol in PROTOCOLS {
+        let running = halfway(&rig, protocol).await;
+        rig.control().disconnect();
+        let answer = running.await.unwrap().unwrap_err();
+        assert_eq!(answer.code(), Code::Unavailable, "{protocol}: {answer}");
+        assert!(answer.message().contains("tank/pvc-1"), "{answer}");
+        rig.control().release(CREATE);
+        Operation::Create.start(&rig.controller, protocol).await.unwrap().unwrap();
+        rig.assert_one_volume(protocol);
+        clean(&rig, protocol).await;
     }
 }

@@ -18,9 +18,12 @@ async fn t8_a_foreign_dataset_in_the_way_is_never_stamped_or_deleted() {
     .await;
     let before = rig.control().stats().methods.get("pool.dataset.update").copied();
     for protocol in PROTOCOLS {
-        for name in ["files", "disk", "copy", "other-driver"] {
+        let refused = ["files", "disk", "copy", "other-driver"].map(|name| {
+            let create = rig.controller.create(request(name, protocol, 1));
+            async move { (name, create.await.unwrap_err()) }
+        });
+        for (name, refused) in futures_util::future::join_all(refused).await {
             let id = format!("tank/{name}");
-            let refused = rig.controller.create(request(name, protocol, 1)).await.unwrap_err();
             assert_eq!(refused.code(), Code::AlreadyExists, "{name}: {refused}");
             assert!(refused.message().contains(&id), "{refused}");
             assert_eq!(

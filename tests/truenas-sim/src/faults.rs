@@ -19,6 +19,9 @@ pub enum When {
     /// The call has no effect.
     #[default]
     Before,
+    /// `pool.dataset.create` only, and only for holds: the dataset is there, its user properties are not. ZFS makes a
+    /// dataset in one transaction and sets its properties in a later one (`module/zfs/zfs_ioctl.c`, `zfs_ioc_create`).
+    Halfway,
     /// The effect is there, the answer is not.
     After,
 }
@@ -148,6 +151,11 @@ impl Faults {
     pub fn release(&self, method: &str) {
         self.inner().holds.retain(|(held, _)| method != "*" && held != method);
         self.notify();
+    }
+
+    /// Whether calls of a method wait at this point.
+    pub(crate) fn is_held(&self, method: &str, when: When) -> bool {
+        self.inner().holds.iter().any(|(held, w)| *w == when && covers(held, method))
     }
 
     /// How many calls wait at a hold.

@@ -1,11 +1,13 @@
 //! CreateVolume.
 //!
 //! The rule it keeps: the good path asks nothing first. The create call carries marker, quota and fingerprint, so no
-//! unowned object can exist; any definite refusal leads to one read by exact name, and from there on nothing is created
-//! before it was looked for.
+//! unowned object stays behind; any definite refusal leads to one read by exact name, and from there on nothing is
+//! created before it was looked for. ZFS shows a dataset a moment before its properties, so one without a mark about
+//! itself is looked at again before it is called somebody else's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
@@ -15,7 +17,7 @@ use uuid::Uuid;
 
 use crate::csi::controller::delete::Strategy;
 use crate::csi::controller::lookup::{Finding, Owned};
-use crate::csi::controller::{Done, Inner, deadline, until_known, wait};
+use crate::csi::controller::{ATTEMPTS, Done, Inner, deadline, until_known, wait};
 use crate::observe::VolumeOperation;
 use crate::protocol::appliance::Appliance;
 use crate::protocol::{Export, Volume, failed, with_export};
@@ -27,6 +29,7 @@ use crate::volume::fingerprint::Fingerprint;
 use crate::volume::id::VolumeId;
 use crate::volume::index::Entry;
 use crate::volume::metadata::{CSI_VOLUME_NAME, Metadata, NewVolume, PVC_NAME, PVC_NAMESPACE};
+use crate::volume::ownership::Foreign;
 use crate::volume::parameter::{Parameters, encryption, overrides};
 use crate::volume::template::Values;
 
@@ -63,6 +66,21 @@ struct Plan {
     comment: String,
     user_properties: Vec<UserProperty>,
     encryption: Option<EncryptionCreate>,
+}
+
+/// One of an operation's attempts.
+#[derive(Clone, Copy, Debug)]
+struct Attempt<'a> {
+    /// From 0.
+    number: usize,
+    /// A create call of this operation was sent and not answered: what it makes may come yet.
+    unanswered: &'a AtomicBool,
+}
+
+impl Attempt<'_> {
+    fn is_last(self) -> bool {
+        self.number + 1 >= ATTEMPTS
+    }
 }
 
 pub(super) async fn create(
@@ -222,11 +240,15 @@ impl Inner {
 
     async fn create(&self, appliance: &Appliance, plan: &Plan) -> Result<Done, Failure> {
         let calls = appliance.calls(deadline::of_work());
+        let unanswered = AtomicBool::new(false);
         with_export!(
             plan.parameters.protocol,
             E => {
                 until_known(calls.deadline(), |_| E::check(appliance, &calls, &plan.parameters)).await?;
-                until_known(calls.deadline(), |attempt| self.attempt::<E>(appliance, &calls, plan, attempt)).await
+                until_known(calls.deadline(), |number| {
+                    self.attempt::<E>(appliance, &calls, plan, Attempt { number, unanswered: &unanswered })
+                })
+                .await
             }
         )
     }
@@ -236,11 +258,11 @@ impl Inner {
         appliance: &Appliance,
         calls: &Calls,
         plan: &Plan,
-        attempt: usize,
+        attempt: Attempt<'_>,
     ) -> Result<Done, Failure> {
         let volume = &plan.volume;
-        if attempt > 0 {
-            return self.look_and_make::<E>(appliance, calls, plan, None).await;
+        if attempt.number > 0 {
+            return self.look_and_make::<E>(appliance, calls, plan, attempt, None).await;
         }
         let settings = &plan.parameters.export;
         let request = self.dataset::<E>(appliance, plan);
@@ -252,9 +274,9 @@ impl Inner {
             }
             Err(error @ CallError::Refused(_)) => {
                 let refused = refusal(plan, &error);
-                self.look_and_make::<E>(appliance, calls, plan, Some(refused)).await
+                self.look_and_make::<E>(appliance, calls, plan, attempt, Some(refused)).await
             }
-            Err(error) => Err(failed(&format!("creating dataset {}", volume.dataset), &error)),
+            Err(error) => Err(no_answer(plan, attempt, &error)),
         }
     }
 
@@ -264,6 +286,7 @@ impl Inner {
         appliance: &Appliance,
         calls: &Calls,
         plan: &Plan,
+        attempt: Attempt<'_>,
         refused: Option<Failure>,
     ) -> Result<Done, Failure> {
         let (volume, settings) = (&plan.volume, &plan.parameters.export);
@@ -290,7 +313,18 @@ impl Inner {
                     Err(failure) => Err(not_final(failure)),
                 }
             }
-            Finding::Foreign(why) => {
+            Finding::Foreign(Foreign { why, settled: false }) if !attempt.is_last() => Err(Failure::new(
+                Kind::OutcomeUnknown,
+                format!("{why}, or is volume {:?} in the making; repeat the request", plan.name),
+            )),
+            Finding::Foreign(Foreign { why, settled }) => {
+                if !settled && attempt.unanswered.load(Ordering::Acquire) {
+                    let words = format!(
+                        "{why}; it may be what is left of an earlier attempt to make volume {:?}, and was not touched",
+                        plan.name
+                    );
+                    return Err(Failure::new(Kind::Unavailable, words));
+                }
                 E::sweep(calls, volume).await.map_err(not_final)?;
                 Err(Failure::new(
                     Kind::Conflict,
@@ -319,7 +353,7 @@ impl Inner {
                             _ => Err(Failure::new(Kind::OutcomeUnknown, refused.message)),
                         }
                     }
-                    Err(error) => Err(failed(&format!("creating dataset {}", volume.dataset), &error)),
+                    Err(error) => Err(no_answer(plan, attempt, &error)),
                 }
             }
         }
@@ -447,6 +481,12 @@ fn refusal(plan: &Plan, error: &CallError) -> Failure {
         }
         _ => failure,
     }
+}
+
+/// The failure of a create call that was not answered; the attempts that follow know of it.
+fn no_answer(plan: &Plan, attempt: Attempt<'_>, error: &CallError) -> Failure {
+    attempt.unanswered.store(true, Ordering::Release);
+    failed(&format!("creating dataset {}", plan.volume.dataset), error)
 }
 
 /// A failure that leaves something half done must not be final.

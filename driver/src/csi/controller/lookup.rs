@@ -10,7 +10,7 @@ use crate::volume::failure::{Failure, Kind};
 use crate::volume::id::{self, VolumeId};
 use crate::volume::index::Entry;
 use crate::volume::metadata::{CSI_VOLUME_NAME, MANAGED_BY, MANAGER, Metadata, VOLUME_ID};
-use crate::volume::ownership::{Ownership, judge};
+use crate::volume::ownership::{Foreign, Ownership, judge};
 use crate::volume::protocol::Protocol;
 use crate::volume::record::Record;
 
@@ -42,8 +42,8 @@ pub(super) enum Finding {
     Absent,
     /// Ours.
     Owned(Box<Owned>),
-    /// Somebody's; the reason in words.
-    Foreign(String),
+    /// Somebody's, or not yet seen to be ours.
+    Foreign(Foreign),
 }
 
 impl Finding {
@@ -111,16 +111,20 @@ impl Inner {
                 if let Some(owner) =
                     read.iter().find(|d| Metadata::from(d.user_properties.clone()).is_marked())
                 {
-                    return Ok(Finding::Foreign(format!(
+                    let why = format!(
                         "dataset {} has no {VOLUME_ID}, and {} above it is marked: it may have inherited the marker",
                         volume.dataset, owner.name
-                    )));
+                    );
+                    return Ok(Finding::Foreign(Foreign { why, settled: false }));
                 }
             }
         }
         let protocol = match as_volume(&metadata, kind) {
             Ok(protocol) => protocol,
-            Err(why) => return Ok(Finding::Foreign(format!("dataset {} {why}", volume.dataset))),
+            Err(why) => {
+                let why = format!("dataset {} {why}", volume.dataset);
+                return Ok(Finding::Foreign(Foreign { why, settled: true }));
+            }
         };
         for bad in Record::of(&metadata).bad_values() {
             tracing::warn!(volume = %volume.id, "{bad}; it is not used");

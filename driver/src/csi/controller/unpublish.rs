@@ -21,6 +21,7 @@ use crate::volume::failure::Failure;
 use crate::volume::id::VolumeId;
 use crate::volume::metadata::{NodeRecord, node_property, sealed_property};
 use crate::volume::node_id::NodeId;
+use crate::volume::ownership::Foreign;
 use crate::volume::protocol::Protocol;
 
 pub(super) async fn unpublish(
@@ -139,7 +140,7 @@ impl Inner {
     }
 }
 
-fn foreign(why: &str) -> Failure {
+fn foreign(why: &Foreign) -> Failure {
     Failure::precondition(format!("{why}; nothing was revoked"))
 }
 

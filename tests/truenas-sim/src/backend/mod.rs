@@ -89,7 +89,7 @@ pub trait Backend: Send + Sync + 'static {
     fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>>;
 
     /// Creates one file system (mounted at `/mnt/<name>`) or zvol. The parent exists. Properties and user properties
-    /// are set by the same operation, so that no dataset without them can ever be seen (`zfs create -o ...`).
+    /// come with it (`zfs create -o ...`); real ZFS shows the dataset for a moment without them.
     /// `acltype=nfsv4` exists only in TrueNAS's ZFS; a backend on another leaves it out.
     fn create_dataset(&self, new: &NewDataset) -> Result<()>;
 

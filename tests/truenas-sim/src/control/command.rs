@@ -26,7 +26,9 @@ matching calls from now on (1: the next); WHEN is "before" or "after" the effect
                                                                     answer with an error; N 0: until `clear`; also
                                                                     {"code":-32000,"message":"..."} and
                                                                     {"fields":[["attribute","message",22]]}
-  {"command":"hold","method":METHOD,"when":WHEN}                    let calls wait until `release`
+  {"command":"hold","method":METHOD,"when":WHEN}                    let calls wait until `release`; "halfway" holds
+                                                                    pool.dataset.create when the dataset is there and
+                                                                    its user properties are not
   {"command":"wait_held","method":METHOD,"when":WHEN,"count":1,"timeout_ms":5000}
   {"command":"release","method":METHOD}                             "*" releases all
   {"command":"refuse_logins","with":"AUTH_ERR"}                     or EXPIRED, OTP_REQUIRED, REDIRECT, DENIED; null: stop
@@ -48,6 +50,9 @@ matching calls from now on (1: the next); WHEN is "before" or "after" the effect
   {"command":"stats"} {"command":"reset_stats"} {"command":"clear"}  counters; `clear` disarms every fault
   {"command":"rows","table":"nvmet.host_subsys"} {"command":"datasets"} {"command":"exports"}
 "#;
+
+/// The only method that can be held halfway.
+const HALFWAY: &str = "pool.dataset.create";
 
 fn one() -> u64 {
     1
@@ -242,6 +247,12 @@ pub(super) async fn run(shared: &Arc<Shared>, command: Command) -> Result<Value,
     let faults = &shared.faults;
     let ms = Duration::from_millis;
     match command {
+        Command::Drop { when: When::Halfway, .. } | Command::Fail { when: When::Halfway, .. } => {
+            return Err("only a hold can be halfway".to_owned());
+        }
+        Command::Hold { method, when: When::Halfway } if method != HALFWAY => {
+            return Err(format!("only {HALFWAY} can be held halfway"));
+        }
         Command::Latency { ms: latency, method } => faults.set_latency(method, ms(latency)),
         Command::ReloadTime { ms: time } => faults.set_reload(ms(time)),
         Command::Drop { method, call, when } => faults.add_drop(method, call, when),

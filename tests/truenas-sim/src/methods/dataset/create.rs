@@ -9,8 +9,10 @@ use super::translate::{block_size, to_zfs};
 use super::{Call, LARGEST_SHARE, available, encryption, lookup, out_of_space, read, refused};
 use crate::backend::{DatasetKind, NewDataset};
 use crate::failure::{Failure, Item};
+use crate::faults::When;
 use crate::validate::is_dataset_name;
 
+const METHOD: &str = "pool.dataset.create";
 const PREFIX: &str = "pool_dataset_create";
 /// Names reserved for the appliance itself, as the first component below the pool.
 const INTERNAL: &[&str] = &[".system", "ix-apps", "ix-applications", ".ix-virt"];
@@ -141,12 +143,19 @@ pub(super) fn create(call: &Call) -> Result<Value, Failure> {
         };
         call.shared.backend.create_dataset(&between).map_err(|e| refused("Failed to create dataset", &e))?;
     }
+    let faults = &call.shared.faults;
+    let later = faults.is_held(METHOD, When::Halfway).then(|| std::mem::take(&mut new.user_properties));
     let backend = &call.shared.backend;
     let made = match &encryption {
         Some(encryption) => backend.create_encrypted(&new, encryption),
         None => backend.create_dataset(&new),
     };
     made.map_err(|e| refused("Failed to create dataset", &e))?;
+    if let Some(later) = later {
+        tokio::runtime::Handle::current().block_on(faults.pass(METHOD, When::Halfway));
+        let later = later.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        backend.set_properties(&new.name, &later)?;
+    }
     read::instance(call, &new.name)
 }
 
