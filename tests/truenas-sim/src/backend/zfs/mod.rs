@@ -12,9 +12,11 @@ mod iscsi;
 mod listing;
 mod nfs;
 mod nvmet;
+mod recent;
 mod smb;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +25,8 @@ use super::{
     NfsExport, NvmetSession, NvmetTarget, PermissionChange, Permissions, Pool, Refusal, Result, Scope,
     SmbShare, Snapshot,
 };
-use command::{run, zfs, zfs_busy};
+use command::run;
+use recent::Recent;
 
 /// Hold tag that TrueNAS uses.
 const HOLD_TAG: &str = "truenas";
@@ -61,6 +64,7 @@ pub struct Zfs {
     iscsi: iscsi::Target,
     nvmet: nvmet::Target,
     smb: smb::Server,
+    recent: Recent,
 }
 
 impl Zfs {
@@ -78,6 +82,7 @@ impl Zfs {
             iscsi: iscsi::Target::new(Path::new("/sys/kernel/config/target")),
             nvmet: nvmet::Target::new(Path::new("/sys/kernel/config/nvmet"), &root),
             smb: smb::Server::new(settings, &root),
+            recent: Recent::new(&pool),
             pool,
             root,
         };
@@ -86,6 +91,56 @@ impl Zfs {
         let found = datasets.first().and_then(|dataset| dataset.raw("mountpoint")).unwrap_or("nothing");
         anyhow::ensure!(found == mount, "pool {} is mounted at {found}, not at {mount}", backend.pool);
         Ok(backend)
+    }
+
+    fn read(&self, options: &[&str], names: &[String]) -> Result<Vec<Dataset>> {
+        let options = [&["-t", "filesystem,volume"], options].concat();
+        let mut datasets = listing::datasets(&command::zfs_get(&options, names)?, &self.root)?;
+        datasets.retain(|dataset| dataset.pool() == self.pool);
+        Ok(datasets)
+    }
+
+    /// The datasets of these names that exist, in the order of names.
+    fn at(&self, names: &[String]) -> Result<Vec<Dataset>> {
+        let Some(now) = self.recent.moment() else { return self.read(&[], names) };
+        let known = self.recent.known(now, names);
+        let unknown: Vec<String> = names.iter().filter(|name| !known.contains_key(*name)).cloned().collect();
+        let mut datasets = self.read(&[], &unknown)?;
+        self.recent.keep(now, &unknown, &datasets);
+        datasets.extend(known.into_values().flatten());
+        datasets.sort_by(|a, b| a.name.cmp(&b.name));
+        datasets.dedup_by(|a, b| a.name == b.name);
+        Ok(datasets)
+    }
+
+    /// Runs `zfs` for a change.
+    fn zfs<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let outcome = command::zfs(arguments);
+        self.recent.changed();
+        outcome
+    }
+
+    /// As [`Self::zfs`], for a change that a use of the dataset forbids.
+    fn zfs_busy(&self, arguments: &[String]) -> Result<()> {
+        let outcome = command::zfs_busy(arguments, || self.nfs.let_go());
+        self.recent.changed();
+        outcome
+    }
+
+    /// Sets what has a value in one operation, then inherits the rest, one by one as `zfs inherit` wants it.
+    fn set(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
+        let mut arguments = vec!["set".to_owned()];
+        arguments.extend(
+            changes.iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}"))),
+        );
+        if arguments.len() > 1 {
+            arguments.push(name.to_owned());
+            self.zfs(&arguments)?;
+        }
+        for (key, _) in changes.iter().filter(|(_, value)| value.is_none()) {
+            self.zfs(&["inherit", key, name])?;
+        }
+        Ok(())
     }
 
     /// A path of the appliance on this machine.
@@ -106,19 +161,15 @@ impl Backend for Zfs {
     }
 
     fn datasets(&self, scope: &Scope<'_>) -> Result<Vec<Dataset>> {
-        let all = [self.pool.clone()];
-        let (options, names): (&[&str], &[String]) = match scope {
-            Scope::All => (&["-t", "filesystem,volume", "-r"], &all),
-            Scope::Below(names) => (&["-t", "filesystem,volume", "-r"], names),
-            Scope::Paths(names) => (&["-t", "filesystem,volume"], names),
-        };
-        let mut datasets = listing::datasets(&command::zfs_get(options, names)?, &self.root)?;
-        datasets.retain(|dataset| dataset.pool() == self.pool);
-        Ok(datasets)
+        match scope {
+            Scope::All => self.read(&["-r"], std::slice::from_ref(&self.pool)),
+            Scope::Below(names) => self.read(&["-r"], names),
+            Scope::Paths(names) => self.at(names),
+        }
     }
 
     fn create_dataset(&self, new: &NewDataset) -> Result<()> {
-        zfs(&creation(new, &[])).map(drop)
+        self.zfs(&creation(new, &[])).map(drop)
     }
 
     fn create_encrypted(&self, new: &NewDataset, encryption: &Encryption) -> Result<()> {
@@ -128,7 +179,9 @@ impl Backend for Zfs {
             "keylocation=prompt".to_owned(),
         ];
         own.extend(encryption.key.iterations().map(|iterations| format!("pbkdf2iters={iterations}")));
-        command::zfs_with_key(&creation(new, &own), encryption.key.secret())
+        let outcome = command::zfs_with_key(&creation(new, &own), encryption.key.secret());
+        self.recent.changed();
+        outcome
     }
 
     fn set_properties(&self, name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
@@ -136,7 +189,7 @@ impl Backend for Zfs {
         if changes.get("acltype").is_some_and(|value| value.as_deref() == Some("nfsv4")) {
             changes.retain(|key, _| !NFSV4.contains(&key.as_str()));
         }
-        set(name, &changes)
+        self.set(name, &changes)
     }
 
     fn destroy_dataset(&self, name: &str, recursive: bool, force: bool) -> Result<()> {
@@ -144,15 +197,15 @@ impl Backend for Zfs {
         arguments.extend(recursive.then(|| "-r".to_owned()));
         arguments.extend(force.then(|| "-f".to_owned()));
         arguments.push(name.to_owned());
-        zfs_busy(&arguments, || self.nfs.let_go())
+        self.zfs_busy(&arguments)
     }
 
     fn promote(&self, name: &str) -> Result<()> {
-        zfs(&["promote", name]).map(drop)
+        self.zfs(&["promote", name]).map(drop)
     }
 
     fn rename_dataset(&self, name: &str, to: &str) -> Result<()> {
-        zfs_busy(&["rename".to_owned(), name.to_owned(), to.to_owned()], || self.nfs.let_go())
+        self.zfs_busy(&["rename".to_owned(), name.to_owned(), to.to_owned()])
     }
 
     fn snapshots(&self, of: Option<&str>) -> Result<Vec<Snapshot>> {
@@ -175,14 +228,14 @@ impl Backend for Zfs {
             arguments.extend(["-o".to_owned(), format!("{key}={value}")]);
         }
         arguments.extend(datasets.iter().map(|dataset| format!("{dataset}@{name}")));
-        zfs(&arguments).map(drop)
+        self.zfs(&arguments).map(drop)
     }
 
     fn destroy_snapshot(&self, dataset: &str, name: &str, defer: bool) -> Result<()> {
         let mut arguments = vec!["destroy".to_owned()];
         arguments.extend(defer.then(|| "-d".to_owned()));
         arguments.push(format!("{dataset}@{name}"));
-        zfs(&arguments).map(drop)
+        self.zfs(&arguments).map(drop)
     }
 
     fn clone_snapshot(
@@ -197,17 +250,17 @@ impl Backend for Zfs {
             arguments.extend(["-o".to_owned(), format!("{key}={value}")]);
         }
         arguments.extend([format!("{dataset}@{name}"), to.to_owned()]);
-        zfs(&arguments).map(drop)
+        self.zfs(&arguments).map(drop)
     }
 
     fn hold_snapshot(&self, dataset: &str, name: &str, held: bool) -> Result<()> {
         let id = format!("{dataset}@{name}");
         if held {
-            return zfs(&["hold", HOLD_TAG, &id]).map(drop);
+            return self.zfs(&["hold", HOLD_TAG, &id]).map(drop);
         }
-        let holds = zfs(&["holds", "-H", &id])?;
+        let holds = command::zfs(&["holds", "-H", &id])?;
         for tag in holds.lines().filter_map(|line| line.split('\t').nth(1)) {
-            zfs(&["release", tag, &id])?;
+            self.zfs(&["release", tag, &id])?;
         }
         Ok(())
     }
@@ -215,7 +268,7 @@ impl Backend for Zfs {
     fn rollback(&self, dataset: &str, name: &str, recursive: bool) -> Result<()> {
         let id = format!("{dataset}@{name}");
         let arguments = if recursive { vec!["rollback", "-r", &id] } else { vec!["rollback", &id] };
-        zfs(&arguments).map(drop)
+        self.zfs(&arguments).map(drop)
     }
 
     fn set_snapshot_properties(
@@ -224,7 +277,7 @@ impl Backend for Zfs {
         name: &str,
         changes: &BTreeMap<String, Option<String>>,
     ) -> Result<()> {
-        set(&format!("{dataset}@{name}"), changes)
+        self.set(&format!("{dataset}@{name}"), changes)
     }
 
     fn path_exists(&self, path: &str) -> bool {
@@ -318,20 +371,4 @@ fn creation(new: &NewDataset, further: &[String]) -> Vec<String> {
     }
     arguments.push(new.name.clone());
     arguments
-}
-
-/// Sets what has a value in one operation, then inherits the rest, one by one as `zfs inherit` wants it.
-fn set(name: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
-    let mut arguments = vec!["set".to_owned()];
-    arguments.extend(
-        changes.iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}"))),
-    );
-    if arguments.len() > 1 {
-        arguments.push(name.to_owned());
-        zfs(&arguments)?;
-    }
-    for (key, _) in changes.iter().filter(|(_, value)| value.is_none()) {
-        zfs(&["inherit", key, name])?;
-    }
-    Ok(())
 }
