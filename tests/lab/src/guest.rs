@@ -49,9 +49,9 @@ const MODULES: &[&[&str]] = &[
     &["iscsi_tcp"],
 ];
 
-/// Makes everything ready up to the imported pool. In a guest that is prepared nothing is done.
+/// Makes everything ready up to the imported pool, after [`must_be_the_guest`]. In a guest that is prepared nothing is
+/// done.
 pub fn prepare() -> anyhow::Result<()> {
-    must_be_the_guest()?;
     let done = Path::new(RUN).join("prepared");
     if done.exists() {
         return Ok(());
@@ -84,7 +84,8 @@ pub fn prepare() -> anyhow::Result<()> {
     fs::write(&done, "").with_context(|| format!("writing {}", done.display()))
 }
 
-fn must_be_the_guest() -> anyhow::Result<()> {
+/// Refuses on any other machine than the lab's guest.
+pub fn must_be_the_guest() -> anyhow::Result<()> {
     let command_line = fs::read_to_string("/proc/cmdline").context("reading /proc/cmdline")?;
     if !command_line.contains("virtme") || !Path::new("/lab/bin").is_dir() {
         bail!("this is not the lab's guest (no virtme on the kernel's command line): nothing was done");

@@ -88,6 +88,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let start = Instant::now();
+    guest::must_be_the_guest()?;
+    logs::collect_syslog()?;
     guest::prepare()?;
     println!("guest prepared in {:.1} s", start.elapsed().as_secs_f64());
     match command {

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::common::{again, mounts_at, refused};
 use crate::data;
-use crate::guest::{INITIATOR, KUBELET, PARENT, RUN, iscsid, run};
+use crate::guest::{INITIATOR, KUBELET, PARENT, RUN, iscsid, output, run};
 use crate::kubelet::DRIVER;
 use crate::lab::{Lab, SERVER};
 use crate::logs::log_path;
@@ -251,10 +251,23 @@ async fn multipath_steps(node: &Node) -> anyhow::Result<()> {
     let staging = node.staging().display().to_string();
     let source = table.lines().find(|line| line.contains(&staging)).unwrap_or_default();
     ensure!(source.starts_with("/dev/dm-"), "it is mounted from {source:?}");
-    wait::until("the second session", Duration::from_secs(20), || {
+    let start = Instant::now();
+    // iscsid tries for the login timeout of 15 s, and once more when that was just not over.
+    let came = wait::until("the second session", Duration::from_secs(60), || {
         Ok(sessions_of(&node.initiator)?.len() == 2)
     })
-    .await?;
+    .await;
+    if came.is_err() {
+        for (program, arguments) in [("iscsiadm", ["-m", "session", "-P", "1"].as_slice()), ("ps", &["axf"])]
+        {
+            println!(
+                "{program}: {}",
+                output(program, arguments).unwrap_or_else(|error| format!("{error:#}"))
+            );
+        }
+    }
+    came?;
+    println!("   the second session after {:.2} s", start.elapsed().as_secs_f64());
     let file = node.staging().join("data");
     let bytes = data::noise("multipath", 4 << 20);
     data::write(&file, bytes.clone()).await?;
