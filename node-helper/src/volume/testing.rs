@@ -34,6 +34,7 @@ use crate::servers::AllowedServers;
 use crate::service::Service;
 use crate::source::VolumeId;
 use crate::tool::starting;
+use crate::work::until_free;
 
 pub(super) const MIB: u64 = 1 << 20;
 /// Size of every test volume.
@@ -374,6 +375,14 @@ impl TestHost {
 
     pub(super) fn connected(&self) -> usize {
         self.kernel.state.lock().expect("whole").controllers.len()
+    }
+
+    /// Takes a mount away behind the helper's back, so that its device is free. A program that another test starts
+    /// holds, until it runs, all that this process has open.
+    pub(super) fn unmount(&self, name: &str) {
+        let busy = |error: &rustix::io::Errno| *error == rustix::io::Errno::BUSY;
+        let attempt = || rustix::mount::unmount(self.path(name), rustix::mount::UnmountFlags::empty());
+        until_free(busy, attempt).expect("unmounted");
     }
 
     /// How many mounts are seen at a path.

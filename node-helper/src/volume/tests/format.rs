@@ -63,7 +63,7 @@ fn a_helper_killed_in_the_middle_of_mkfs_formats_again_and_nobody_else_does() {
                 fs_type: "ext4".to_owned(),
             });
         });
-        rustix::mount::unmount(host.path("stage2"), rustix::mount::UnmountFlags::empty()).unwrap();
+        host.unmount("stage2");
         host.scribble(2, 0, &vec![0; 32 * 1024]);
         host.scribble(2, 64 * 1024, &[0xa5; 8192]);
         // kubelet unstages what it gave up; the marker survives that.
@@ -84,7 +84,7 @@ fn a_complete_file_system_is_not_formatted_again_although_the_marker_stands() {
         fs::write(host.path("stage1/data"), "kept").unwrap();
         host.unstage(1).await.unwrap();
         host.stage(host.stage_request(1)).await.unwrap();
-        rustix::mount::unmount(host.path("stage1"), rustix::mount::UnmountFlags::empty()).unwrap();
+        host.unmount("stage1");
         host.edit_record(1, |record| {
             let record = record.as_mut().unwrap();
             record.intent = Intent::Staging;

@@ -216,7 +216,7 @@ fn a_record_with_targets_is_not_given_another_source() {
         host.create(2);
         host.stage(host.stage_request(1)).await.unwrap();
         host.publish(host.publish_request(1, &host.path("pod"))).await.unwrap();
-        rustix::mount::unmount(host.path("stage1"), rustix::mount::UnmountFlags::empty()).unwrap();
+        host.unmount("stage1");
         for name in ["stage1", "stage2"] {
             let request = api::StageVolumeRequest {
                 volume_id: volume(1),

@@ -17,7 +17,7 @@ fn c6_pod_sees_local_dir_a_mount_that_is_gone_is_not_bound() {
     on_host(async |host: &mut TestHost| {
         host.create(1);
         host.stage(host.stage_request(1)).await.unwrap();
-        rustix::mount::unmount(host.path("stage1"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        host.unmount("stage1");
         let (found, words) = code(host.publish(host.publish_request(1, &host.path("pod-a"))).await);
         assert!(found == Code::FailedPrecondition && words.contains("staged again"), "{words}");
         assert_eq!(host.stage(host.stage_request(1)).await.unwrap(), "mounted");
@@ -74,8 +74,7 @@ fn what_is_not_this_volumes_is_left_alone() {
         assert_eq!(host.mounts_at(&host.path("pod")), 1);
         // Data under a target whose mount was taken away by somebody is not removed (peer T2).
         host.publish(host.publish_request(1, &host.path("own"))).await.unwrap();
-        // Lazily: a program that another test starts holds, until it runs, all that this process has open.
-        rustix::mount::unmount(host.path("own"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        host.unmount("own");
         fs::write(host.path("own/data"), "x").unwrap();
         assert_eq!(code(host.unpublish(1, &host.path("own")).await).0, Code::FailedPrecondition);
         assert!(host.path("own/data").exists());
