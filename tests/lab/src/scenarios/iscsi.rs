@@ -191,7 +191,7 @@ async fn node_steps(lab: &mut Lab, node: &mut Node) -> anyhow::Result<()> {
 
     // iscsid forgets nothing, because its record is there.
     run("pkill", &["-x", "iscsid"])?;
-    wait::until("the daemon's end", Duration::from_secs(10), || Ok(run("pgrep", &["-x", "iscsid"]).is_err()))
+    wait::until("the daemon's end", Duration::from_secs(60), || Ok(run("pgrep", &["-x", "iscsid"]).is_err()))
         .await?;
     iscsid()?;
     data::verify(&file, bytes.clone()).await?;
@@ -239,7 +239,7 @@ async fn multipath(_lab: &mut Lab) -> anyhow::Result<()> {
 async fn stop_multipathd() -> anyhow::Result<()> {
     let asked = run("multipathd", &["shutdown"]);
     let ended = || Ok(run("pgrep", &["-x", "multipathd"]).is_err());
-    let waited = wait::until("the end of multipathd", Duration::from_secs(20), ended).await;
+    let waited = wait::until("the end of multipathd", Duration::from_secs(60), ended).await;
     waited.with_context(|| format!("multipathd shutdown said {asked:?}"))
 }
 

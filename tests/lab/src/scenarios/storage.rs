@@ -63,7 +63,7 @@ async fn backend() -> anyhow::Result<()> {
         zfs.path_exists(&format!("/mnt/{file}")) && !zfs.path_exists(&format!("/mnt/{PARENT}/absent")),
         "paths"
     );
-    wait::until("the zvol's device", Duration::from_secs(20), || Ok(zfs.device_ready(&volume))).await?;
+    wait::until("the zvol's device", Duration::from_secs(60), || Ok(zfs.device_ready(&volume))).await?;
     let sparse = found.iter().find(|dataset| dataset.name == volume).context("the zvol is not listed")?;
     ensure!(sparse.bytes("refreservation") == 0 && sparse.bytes("volsize") == 1 << 30, "{sparse:?}");
 
