@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -25,13 +24,36 @@ pub(super) struct Attempt {
     wanted: Wanted,
 }
 
-/// Whether an attempt that has not begun yet shall still begin.
+/// Whether an attempt that has not begun yet, or has failed, shall still begin.
 #[derive(Clone)]
-pub(super) struct Wanted(Arc<AtomicBool>);
+pub(super) struct Wanted(watch::Sender<bool>);
 
 impl Wanted {
+    fn new() -> Self {
+        Self(watch::channel(true).0)
+    }
+
+    fn set(&self, wanted: bool) {
+        self.0.send_replace(wanted);
+    }
+
     pub(super) fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        *self.0.borrow()
+    }
+
+    /// Waits as long as it is wanted.
+    async fn called_off(&self) {
+        // The sender is `self`, so waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|wanted| !wanted).await;
+    }
+
+    /// What `work` gives; `None` as soon as it is not wanted any more.
+    pub(super) async fn as_long_as_wanted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.called_off() => None,
+            done = work => Some(done),
+        }
     }
 }
 
@@ -64,11 +86,11 @@ impl Running {
         let mut attempts = self.lock();
         if let Some(attempt) = attempts.get(&key) {
             // Somebody wants it again, also if a detach had called it off before it began.
-            attempt.wanted.0.store(true, Ordering::Release);
+            attempt.wanted.set(true);
             return attempt.clone();
         }
         let (sender, outcome) = watch::channel(None);
-        let attempt = Attempt { outcome, wanted: Wanted(Arc::new(AtomicBool::new(true))) };
+        let attempt = Attempt { outcome, wanted: Wanted::new() };
         attempts.insert(key.clone(), attempt.clone());
         drop(attempts);
         let entry = Entry { running: self.clone(), key };
@@ -82,11 +104,11 @@ impl Running {
         attempt
     }
 
-    /// Keeps attempts that have not begun yet from beginning.
+    /// Keeps attempts that have not begun yet, or have failed, from beginning.
     pub(super) fn call_off(&self, target: &str) {
         for ((of, _), attempt) in self.lock().iter() {
             if of == target {
-                attempt.wanted.0.store(false, Ordering::Release);
+                attempt.wanted.set(false);
             }
         }
     }

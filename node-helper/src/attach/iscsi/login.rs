@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::Connected;
 use super::super::error::{AttachError, Portals, Reason};
-use super::super::running::{Attempt, Outcome};
+use super::super::running::{Attempt, Outcome, Wanted};
 use super::records::{Behaviour, IFACE, TAG};
 use super::session::ours;
 use super::{Iscsi, IscsiTarget, Session, SessionState, exit, named, refused, said};
@@ -39,6 +39,9 @@ pub struct Tuning {
     /// How many times that long the first login may go on (`initial_login_retry_max`): a target that is not there
     /// closes the connection, and iscsid tries again until this time is over.
     pub login_attempts: u32,
+    /// Pauses before a path is tried again beside one that works: an appliance under load lets a login time out, and
+    /// nobody comes back for a path that a volume can do without.
+    pub path_pauses: [Duration; 3],
 }
 
 impl Default for Tuning {
@@ -48,6 +51,7 @@ impl Default for Tuning {
             multipath_replacement_seconds: 15,
             login_seconds: 15,
             login_attempts: 1,
+            path_pauses: [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)],
         }
     }
 }
@@ -180,20 +184,59 @@ impl Iscsi {
         let (own, target) = (self.clone(), target.clone());
         let name = target.identity.target.clone();
         self.running.join_or_start(name.as_str(), portal, move |wanted| async move {
-            let Ok(_slot) = Arc::clone(&own.slots).acquire_owned().await else {
+            let Ok(slot) = Arc::clone(&own.slots).acquire_owned().await else {
                 return Err((Reason::Other, "the helper is ending".to_owned()));
             };
             // Between queueing and now the volume may have been detached.
             if !wanted.is_wanted() {
                 return Err((Reason::Other, "the login was called off before it began".to_owned()));
             }
-            let outcome = own.log_in(&target, portal).await;
-            match &outcome {
-                Ok(_) => tracing::info!(%portal, "iSCSI session made"),
-                Err((reason, words)) => tracing::warn!(%portal, ?reason, "no iSCSI session made: {words}"),
-            }
-            outcome
+            let outcome = own.log_in_and_tell(&target, portal).await;
+            drop(slot);
+            own.repeat(outcome, &target, portal, &wanted).await
         })
+    }
+
+    /// Tries a login that failed again, if that is worth it.
+    async fn repeat(
+        &self,
+        mut outcome: Outcome,
+        target: &IscsiTarget,
+        portal: SocketAddr,
+        wanted: &Wanted,
+    ) -> Outcome {
+        for pause in self.tuning.path_pauses {
+            let Err((reason, _)) = &outcome else { break };
+            if !self.is_worth_repeating(target, *reason).await {
+                break;
+            }
+            let turn = async {
+                tokio::time::sleep(pause).await;
+                self.slots_again.acquire().await
+            };
+            let Some(Ok(_slot)) = wanted.as_long_as_wanted(turn).await else { break };
+            outcome = self.log_in_and_tell(target, portal).await;
+        }
+        outcome
+    }
+
+    async fn log_in_and_tell(&self, target: &IscsiTarget, portal: SocketAddr) -> Outcome {
+        let outcome = self.log_in(target, portal).await;
+        match &outcome {
+            Ok(_) => tracing::info!(%portal, "iSCSI session made"),
+            Err((reason, words)) => tracing::warn!(%portal, ?reason, "no iSCSI session made: {words}"),
+        }
+        outcome
+    }
+
+    /// Whether a login that failed shall be tried again by itself: it is one path of several, another works, and the
+    /// reason may pass. Without another path whoever asked for it is told at once, and decides.
+    async fn is_worth_repeating(&self, target: &IscsiTarget, reason: Reason) -> bool {
+        let may_pass = matches!(reason, Reason::Unreachable | Reason::NotListening | Reason::NoSession);
+        let works = |session: &Session| session.state == SessionState::LoggedIn;
+        may_pass
+            && self.multipath()
+            && self.sessions(&target.identity.target).await.is_ok_and(|there| there.iter().any(works))
     }
 
     async fn log_in(&self, target: &IscsiTarget, portal: SocketAddr) -> Outcome {

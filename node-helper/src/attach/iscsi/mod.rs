@@ -41,6 +41,8 @@ use session::ours;
 
 /// Most logins at one time: an appliance that is away must not fill the host with waiting programs.
 const AT_ONCE: usize = 16;
+/// Most logins at one time that are tried again beside a path that works: they keep no other volume waiting.
+const AGAIN_AT_ONCE: usize = 2;
 
 /// A unit and the portals that lead to its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,7 @@ pub struct Iscsi {
     tuning: Tuning,
     host: Arc<dyn Initiator>,
     slots: Arc<Semaphore>,
+    slots_again: Arc<Semaphore>,
     /// Held while the iface record is made or changed.
     iface: Arc<Mutex<()>>,
     running: Running,
@@ -94,6 +97,7 @@ impl Iscsi {
             tuning,
             host,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
+            slots_again: Arc::new(Semaphore::new(AGAIN_AT_ONCE)),
             iface: Arc::default(),
             running: Running::default(),
         }

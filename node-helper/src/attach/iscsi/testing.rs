@@ -83,8 +83,13 @@ impl FakeHost {
 
     /// The transport over this host.
     pub(crate) fn transport(&self, devices: Devices) -> Iscsi {
+        self.tuned(devices, Tuning::default())
+    }
+
+    /// The transport over this host, with other settings.
+    pub(crate) fn tuned(&self, devices: Devices, tuning: Tuning) -> Iscsi {
         let records = Records::at(vec![self.0.records.clone(), self.0.pretend.path("etc/iscsi")]);
-        Iscsi::new(devices, initiator(), records, Tuning::default(), Arc::new(self.clone()))
+        Iscsi::new(devices, initiator(), records, tuning, Arc::new(self.clone()))
     }
 
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

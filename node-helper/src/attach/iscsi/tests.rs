@@ -37,18 +37,26 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::tuned(Tuning::default())
+    }
+
+    fn tuned(tuning: Tuning) -> Self {
         let pretend = PretendHost::new();
         let (events, trigger) = Events::manual();
         let devices = Devices::new(pretend.root(), events);
         let host = FakeHost::new(&pretend, trigger);
         let own = NvmeHost { nqn: nqn(9), id: uuid(9) };
         let nvme = Nvme::new(devices.clone(), own, NvmeTuning::default(), Arc::new(NoFabrics));
-        let attachments = Attachments::new(devices.clone(), nvme, host.transport(devices));
+        let attachments = Attachments::new(devices.clone(), nvme, host.tuned(devices, tuning));
         Self { pretend, host, attachments }
     }
 
     fn with_multipathd(claims_from: Option<usize>) -> Self {
-        let lab = Self::new();
+        Self::new().and_multipathd(claims_from)
+    }
+
+    fn and_multipathd(self, claims_from: Option<usize>) -> Self {
+        let lab = self;
         lab.pretend.run_multipathd();
         lab.host.with(|state| state.claims_from = claims_from);
         lab
@@ -197,6 +205,54 @@ async fn a_login_that_fails_leaves_the_record_of_one_beside_it() {
     door.send_replace(true);
     assert_eq!(connecting.await.unwrap().unwrap(), Connected::New);
     assert_eq!(lab.host.files().len(), 2);
+}
+
+/// A volume with a path through B, whose login at A has just failed as by a time out and is tried again after `pause`.
+async fn with_a_path_that_failed(pause: Duration) -> Lab {
+    let tuning = Tuning { path_pauses: [pause; 3], ..Tuning::default() };
+    let lab = Lab::tuned(tuning).and_multipathd(Some(1));
+    let door = lab.host.hold(A);
+    lab.host.with(|state| state.statuses.insert(A.to_owned(), 8));
+    assert_eq!(lab.iscsi().connect(&target(&[A, B]), later()).await.unwrap(), Connected::New);
+    door.send_replace(true);
+    while lab.host.commands("-o delete").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    lab
+}
+
+#[tokio::test]
+async fn a_path_that_timed_out_beside_a_good_one_is_tried_again() {
+    let lab = with_a_path_that_failed(Duration::from_millis(100)).await;
+    lab.host.with(|state| state.statuses.clear());
+    lab.idle().await;
+    assert_eq!(lab.iscsi().sessions(&iqn(1)).await.unwrap().len(), 2);
+    assert_eq!(lab.host.files().len(), 3, "the iface and a record for each path");
+}
+
+#[tokio::test]
+async fn a_path_is_tried_again_a_few_times_and_not_behind_a_detach() {
+    let lab = with_a_path_that_failed(Duration::from_millis(1)).await;
+    lab.idle().await;
+    assert_eq!(lab.host.commands("--login").len(), 5);
+
+    // Nobody waits for the pause.
+    let lab = with_a_path_that_failed(Duration::from_secs(3600)).await;
+    assert_eq!(lab.detach().await.unwrap(), Detached::Done);
+    lab.idle().await;
+    assert_eq!(lab.host.commands("--login").len(), 2);
+    assert_eq!(lab.host.files(), ["ifaces/tns-csi"]);
+}
+
+#[tokio::test]
+async fn a_path_that_is_refused_is_not_tried_again() {
+    let lab = Lab::with_multipathd(Some(1));
+    let door = lab.host.hold(A);
+    lab.host.with(|state| state.statuses.insert(A.to_owned(), 24));
+    lab.iscsi().connect(&target(&[A, B]), later()).await.unwrap();
+    door.send_replace(true);
+    lab.idle().await;
+    assert_eq!(lab.host.commands("--login").len(), 2);
 }
 
 #[tokio::test]
