@@ -26,34 +26,53 @@ pub(super) struct Attempt {
 
 /// Whether an attempt that has not begun yet, or has failed, shall still begin.
 #[derive(Clone)]
-pub(super) struct Wanted(watch::Sender<bool>);
+pub(super) struct Wanted(watch::Sender<Wish>);
+
+/// What callers last said.
+#[derive(Clone, Copy)]
+struct Wish {
+    wanted: bool,
+    /// How many asked for the path.
+    askers: u64,
+}
 
 impl Wanted {
     fn new() -> Self {
-        Self(watch::channel(true).0)
+        Self(watch::channel(Wish { wanted: true, askers: 1 }).0)
     }
 
-    fn set(&self, wanted: bool) {
-        self.0.send_replace(wanted);
+    fn ask(&self) {
+        self.0.send_modify(|wish| {
+            wish.wanted = true;
+            wish.askers += 1;
+        });
+    }
+
+    fn call_off(&self) {
+        self.0.send_modify(|wish| wish.wanted = false);
     }
 
     pub(super) fn is_wanted(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Waits as long as it is wanted.
-    async fn called_off(&self) {
-        // The sender is `self`, so waiting cannot fail.
-        let _ = self.0.subscribe().wait_for(|wanted| !wanted).await;
+        self.0.borrow().wanted
     }
 
     /// What `work` gives; `None` as soon as it is not wanted any more.
     pub(super) async fn as_long_as_wanted<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut wish = self.0.subscribe();
         tokio::select! {
             biased;
-            () = self.called_off() => None,
+            // The sender is `self`, so waiting cannot fail.
+            _ = wish.wait_for(|wish| !wish.wanted) => None,
             done = work => Some(done),
         }
+    }
+
+    /// Waits until somebody asks for the path who has not asked before this call.
+    pub(super) async fn asked_again(&self) {
+        let mut wish = self.0.subscribe();
+        let before = wish.borrow_and_update().askers;
+        // As above.
+        let _ = wish.wait_for(|wish| wish.askers > before).await;
     }
 }
 
@@ -86,7 +105,7 @@ impl Running {
         let mut attempts = self.lock();
         if let Some(attempt) = attempts.get(&key) {
             // Somebody wants it again, also if a detach had called it off before it began.
-            attempt.wanted.set(true);
+            attempt.wanted.ask();
             return attempt.clone();
         }
         let (sender, outcome) = watch::channel(None);
@@ -108,7 +127,7 @@ impl Running {
     pub(super) fn call_off(&self, target: &str) {
         for ((of, _), attempt) in self.lock().iter() {
             if of == target {
-                attempt.wanted.set(false);
+                attempt.wanted.call_off();
             }
         }
     }

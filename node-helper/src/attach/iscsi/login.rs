@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{AcquireError, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -179,7 +180,7 @@ impl Iscsi {
         Ok(order)
     }
 
-    /// Starts one login, or joins the attempt that runs.
+    /// Starts one login, or joins the attempt that runs; one that pauses goes on at once.
     fn path(&self, target: &IscsiTarget, portal: SocketAddr) -> Attempt {
         let (own, target) = (self.clone(), target.clone());
         let name = target.identity.target.clone();
@@ -189,9 +190,9 @@ impl Iscsi {
             };
             // Between queueing and now the volume may have been detached.
             if !wanted.is_wanted() {
-                return Err((Reason::Other, "the login was called off before it began".to_owned()));
+                return Err(called_off());
             }
-            let outcome = own.log_in_and_tell(&target, portal).await;
+            let outcome = own.log_in_and_tell(&target, portal, &wanted).await;
             drop(slot);
             own.repeat(outcome, &target, portal, &wanted).await
         })
@@ -211,17 +212,29 @@ impl Iscsi {
                 break;
             }
             let turn = async {
-                tokio::time::sleep(pause).await;
-                self.slots_again.acquire().await
+                tokio::select! {
+                    // Who needs this path now waits for no pause and no other volume's.
+                    () = wanted.asked_again() => (true, self.slots.acquire().await),
+                    slot = self.turn_after(pause) => (false, slot),
+                }
             };
-            let Some(Ok(_slot)) = wanted.as_long_as_wanted(turn).await else { break };
-            outcome = self.log_in_and_tell(target, portal).await;
+            let Some((asked, Ok(_slot))) = wanted.as_long_as_wanted(turn).await else { break };
+            // The pause was long: multipathd may be gone, and beside another session this would be a second disk.
+            if !asked && !self.is_worth_repeating(target, *reason).await {
+                break;
+            }
+            outcome = self.log_in_and_tell(target, portal, wanted).await;
         }
         outcome
     }
 
-    async fn log_in_and_tell(&self, target: &IscsiTarget, portal: SocketAddr) -> Outcome {
-        let outcome = self.log_in(target, portal).await;
+    async fn turn_after(&self, pause: Duration) -> Result<SemaphorePermit<'_>, AcquireError> {
+        tokio::time::sleep(pause).await;
+        self.slots_again.acquire().await
+    }
+
+    async fn log_in_and_tell(&self, target: &IscsiTarget, portal: SocketAddr, wanted: &Wanted) -> Outcome {
+        let outcome = self.log_in(target, portal, wanted).await;
         match &outcome {
             Ok(_) => tracing::info!(%portal, "iSCSI session made"),
             Err((reason, words)) => tracing::warn!(%portal, ?reason, "no iSCSI session made: {words}"),
@@ -239,12 +252,15 @@ impl Iscsi {
             && self.sessions(&target.identity.target).await.is_ok_and(|there| there.iter().any(works))
     }
 
-    async fn log_in(&self, target: &IscsiTarget, portal: SocketAddr) -> Outcome {
+    async fn log_in(&self, target: &IscsiTarget, portal: SocketAddr, wanted: &Wanted) -> Outcome {
         let now = Instant::now();
         let deadline = now.checked_add(LOGIN).unwrap_or(now);
         let name = &target.identity.target;
         // Before anything is written for it.
-        match timeout(ACCEPT, self.host.reach(portal)).await {
+        let reach = timeout(ACCEPT, self.host.reach(portal));
+        let Some(reached) = wanted.as_long_as_wanted(reach).await else { return Err(called_off()) };
+        match reached {
+            Ok(Ok(())) if !wanted.is_wanted() => return Err(called_off()),
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
                 return Err((Reason::NotListening, error.to_string()));
@@ -348,6 +364,11 @@ impl Iscsi {
         let arguments = which.iter().chain(what).map(|&argument| argument.to_owned()).collect();
         Ok(self.host.run(Tool::Iscsiadm, arguments, deadline).await?)
     }
+}
+
+/// The volume was detached meanwhile.
+fn called_off() -> (Reason, String) {
+    (Reason::Other, "the login was called off before it began".to_owned())
 }
 
 /// The reason behind an error that is no answer of a target.

@@ -245,6 +245,27 @@ async fn a_path_is_tried_again_a_few_times_and_not_behind_a_detach() {
 }
 
 #[tokio::test]
+async fn a_path_that_pauses_is_tried_at_once_when_somebody_asks_for_it() {
+    let lab = with_a_path_that_failed(Duration::from_secs(3600)).await;
+    lab.host.with(|state| state.statuses.clear());
+    while lab.iscsi().sessions(&iqn(1)).await.unwrap().len() < 2 {
+        lab.iscsi().connect(&target(&[A, B]), later()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    lab.idle().await;
+}
+
+#[tokio::test]
+async fn an_unstage_waits_for_no_portal_that_takes_no_connection() {
+    let lab = Lab::with_multipathd(Some(1));
+    lab.host.with(|state| state.unreachable.push(A.to_owned()));
+    assert_eq!(lab.iscsi().connect(&target(&[A, B]), later()).await.unwrap(), Connected::New);
+    let start = Instant::now();
+    assert_eq!(lab.detach().await.unwrap(), Detached::Done);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn a_path_that_is_refused_is_not_tried_again() {
     let lab = Lab::with_multipathd(Some(1));
     let door = lab.host.hold(A);

@@ -252,7 +252,7 @@ async fn multipath_steps(node: &Node) -> anyhow::Result<()> {
     let source = table.lines().find(|line| line.contains(&staging)).unwrap_or_default();
     ensure!(source.starts_with("/dev/dm-"), "it is mounted from {source:?}");
     let start = Instant::now();
-    // iscsid tries for the login timeout of 15 s, and once more when that was just not over.
+    // A login that is lost takes iscsid 15 s, or twice that; then the helper tries again, and its log says so.
     let came = wait::until("the second session", Duration::from_secs(60), || {
         Ok(sessions_of(&node.initiator)?.len() == 2)
     })
