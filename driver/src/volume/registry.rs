@@ -186,6 +186,12 @@ where
         Ok(Ticket { outcome })
     }
 
+    /// Whether an operation on the volume is running.
+    #[must_use]
+    pub fn is_running(&self, volume: &str) -> bool {
+        self.shared.lock().contains_key(volume)
+    }
+
     /// Waits until nothing runs any more; new operations may still begin.
     pub async fn idle(&self) {
         self.shared.tasks.close();

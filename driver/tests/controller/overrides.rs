@@ -13,9 +13,11 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use serde_json::{Value, json};
 use tns_csi::kubernetes::Kubernetes;
 use tns_csi_proto::csi::v1 as csi;
+use tns_csi_proto::csi::v1::controller_server::Controller as _;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::Code;
+use truenas_sim::When;
 
 use crate::rig::{Process, Rig, request};
 
@@ -281,4 +283,36 @@ async fn a_claim_that_is_gone_does_not_leave_its_volume_behind() {
     let never = controller.create(asked()).await.unwrap_err();
     assert_eq!(never.code(), Code::FailedPrecondition, "{never}");
     rig.assert_empty();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_goes_while_its_volume_is_made_does_not_leave_it_behind() {
+    const CREATE: &str = "pool.dataset.create";
+    let (rig, api) = (Rig::start().await, Api::start().await);
+    let controller = api.controller(&rig).await;
+    let asked = || of_claim("data", "nvmeof", &[("allowOverrides", "compression")]);
+    // Running, and ended without an answer of the appliance.
+    for (held, lost) in [(When::Before, false), (When::Halfway, true)] {
+        api.annotate("data", &[("tns.csi.io/compression", "zstd")]);
+        rig.control().hold(CREATE, held);
+        let request = tonic::Request::new(asked());
+        let first = controller.spawn(|s| async move { s.create_volume(request).await });
+        rig.control().wait_held(CREATE, held, 1).await;
+        let mut first = Some(first);
+        if lost {
+            rig.control().disconnect();
+            let answer = first.take().unwrap().await.unwrap().unwrap_err();
+            assert_eq!(answer.code(), Code::Unavailable, "{answer}");
+        }
+        api.cluster.claims.lock().unwrap().clear();
+        let meanwhile = controller.create(asked()).await.unwrap_err();
+        assert_eq!(meanwhile.code(), Code::Unavailable, "{held:?}: {meanwhile}");
+        rig.control().release(CREATE);
+        if let Some(first) = first {
+            first.await.unwrap().unwrap();
+        }
+        let volume = controller.create(asked()).await.expect("the request is known");
+        controller.delete(&volume.volume_id).await.unwrap();
+        rig.assert_empty();
+    }
 }

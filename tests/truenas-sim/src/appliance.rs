@@ -394,6 +394,8 @@ impl Appliance {
     pub fn stop(&self) {
         self.shared.shutdown.cancel();
         self.shared.connections.drop_all();
+        // What is held would keep its thread, and with it the process.
+        self.shared.faults.clear();
         if let Some(socket) = &self.socket {
             let _ = std::fs::remove_file(socket);
         }

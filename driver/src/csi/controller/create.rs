@@ -1,13 +1,13 @@
 //! CreateVolume.
 //!
 //! The rule it keeps: the good path asks nothing first. The create call carries marker, quota and fingerprint, so no
-//! unowned object stays behind; any definite refusal leads to one read by exact name, and from there on nothing is
+//! unowned object can be made; any definite refusal leads to one read by exact name, and from there on nothing is
 //! created before it was looked for. ZFS shows a dataset a moment before its properties, so one without a mark about
-//! itself is looked at again before it is called somebody else's.
+//! itself is looked at again before it is called somebody else's, and no answer is final while a create call that was
+//! not answered may still have its effect.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
@@ -68,21 +68,6 @@ struct Plan {
     encryption: Option<EncryptionCreate>,
 }
 
-/// One of an operation's attempts.
-#[derive(Clone, Copy, Debug)]
-struct Attempt<'a> {
-    /// From 0.
-    number: usize,
-    /// A create call of this operation was sent and not answered: what it makes may come yet.
-    unanswered: &'a AtomicBool,
-}
-
-impl Attempt<'_> {
-    fn is_last(self) -> bool {
-        self.number + 1 >= ATTEMPTS
-    }
-}
-
 pub(super) async fn create(
     inner: &Arc<Inner>,
     request: csi::CreateVolumeRequest,
@@ -93,6 +78,9 @@ pub(super) async fn create(
     let plan = plan(inner, &appliance, &request)?;
     appliance.check_reachable()?;
     if let Err(elsewhere) = inner.options.topology.check(request.accessibility_requirements.as_ref()) {
+        // Asked first, because what runs now may have ended when the dataset is read.
+        let may_come = inner.may_come(&plan.volume.id);
+        let elsewhere = if may_come { not_final(elsewhere) } else { elsewhere };
         // What is there already is where it is.
         inner.made_before(&appliance, &plan, until).await?.ok_or(elsewhere)?;
     }
@@ -125,11 +113,25 @@ async fn overridden(
     let class = Parameters::parse(&request.parameters)?;
     let bare = plan(inner, appliance, &request)?;
     appliance.check_reachable()?;
+    // Asked first, because what runs now may have ended when the dataset is read.
+    let may_come = inner.may_come(&bare.volume.id);
     if let Some(made) = inner.made_before(appliance, &bare, until).await? {
         let recorded = |key: &str| made.metadata.requested_parameter(key).map(str::to_owned);
         request.parameters = overrides::repeat(request.parameters, &allowed, recorded);
         return Ok(request);
     }
+    let read = from_claim(inner, request, &class, &allowed, until).await;
+    read.map_err(|failure| if may_come { not_final(failure) } else { failure })
+}
+
+/// The request with what its claim says now.
+async fn from_claim(
+    inner: &Inner,
+    mut request: csi::CreateVolumeRequest,
+    class: &Parameters,
+    allowed: &[&'static str],
+    until: Instant,
+) -> Result<csi::CreateVolumeRequest, Failure> {
     let (Some(namespace), Some(name)) = (&class.pvc_namespace, &class.pvc_name) else {
         return Err(Failure::precondition(format!(
             "parameter {} needs the claim's name, which was not sent: run external-provisioner with \
@@ -153,7 +155,7 @@ async fn overridden(
         )));
     }
     let given = std::mem::take(&mut request.parameters);
-    request.parameters = overrides::merge(given, &allowed, &inner.options.driver_name, &claim.annotations)?;
+    request.parameters = overrides::merge(given, allowed, &inner.options.driver_name, &claim.annotations)?;
     Ok(request)
 }
 
@@ -238,19 +240,47 @@ impl Inner {
         }
     }
 
+    /// Whether something of a volume may come that is not there yet: a running operation's, or that of a create call
+    /// which was not answered.
+    fn may_come(&self, id: &VolumeId) -> bool {
+        let id = id.to_string();
+        self.registry.is_running(&id) || self.unanswered.is_open(&id)
+    }
+
     async fn create(&self, appliance: &Appliance, plan: &Plan) -> Result<Done, Failure> {
         let calls = appliance.calls(deadline::of_work());
-        let unanswered = AtomicBool::new(false);
-        with_export!(
+        let id = plan.volume.id.to_string();
+        let outcome = with_export!(
             plan.parameters.protocol,
-            E => {
-                until_known(calls.deadline(), |_| E::check(appliance, &calls, &plan.parameters)).await?;
-                until_known(calls.deadline(), |number| {
-                    self.attempt::<E>(appliance, &calls, plan, Attempt { number, unanswered: &unanswered })
-                })
-                .await
+            E => self.make::<E>(appliance, &calls, plan).await
+        );
+        match outcome {
+            Ok(done) => {
+                self.unanswered.forget(&id);
+                Ok(done)
             }
-        )
+            Err(failure) if self.unanswered.is_open(&id) => Err(not_final(failure)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn make<E: Export>(
+        &self,
+        appliance: &Appliance,
+        calls: &Calls,
+        plan: &Plan,
+    ) -> Result<Done, Failure> {
+        until_known(calls.deadline(), |_| E::check(appliance, calls, &plan.parameters)).await?;
+        until_known(calls.deadline(), |attempt| self.attempt::<E>(appliance, calls, plan, attempt)).await
+    }
+
+    /// Removes what was made beside a dataset that is not there or not ours, for the answer that follows. It stays as
+    /// long as the dataset may still come.
+    async fn sweep<E: Export>(&self, calls: &Calls, volume: &Volume) -> Result<(), Failure> {
+        if self.unanswered.is_open(&volume.id.to_string()) {
+            return Ok(());
+        }
+        E::sweep(calls, volume).await.map_err(not_final)
     }
 
     async fn attempt<E: Export>(
@@ -258,10 +288,10 @@ impl Inner {
         appliance: &Appliance,
         calls: &Calls,
         plan: &Plan,
-        attempt: Attempt<'_>,
+        attempt: usize,
     ) -> Result<Done, Failure> {
         let volume = &plan.volume;
-        if attempt.number > 0 {
+        if attempt > 0 {
             return self.look_and_make::<E>(appliance, calls, plan, attempt, None).await;
         }
         let settings = &plan.parameters.export;
@@ -276,7 +306,7 @@ impl Inner {
                 let refused = refusal(plan, &error);
                 self.look_and_make::<E>(appliance, calls, plan, attempt, Some(refused)).await
             }
-            Err(error) => Err(no_answer(plan, attempt, &error)),
+            Err(error) => Err(self.no_answer(volume, &error)),
         }
     }
 
@@ -286,12 +316,13 @@ impl Inner {
         appliance: &Appliance,
         calls: &Calls,
         plan: &Plan,
-        attempt: Attempt<'_>,
+        attempt: usize,
         refused: Option<Failure>,
     ) -> Result<Done, Failure> {
         let (volume, settings) = (&plan.volume, &plan.parameters.export);
         match self.find(appliance, calls, volume).await? {
             Finding::Owned(owned) => {
+                self.unanswered.forget(&volume.id.to_string());
                 let differences = differences(plan, &owned);
                 if !differences.is_empty() {
                     if owned.protocol != E::PROTOCOL {
@@ -313,19 +344,12 @@ impl Inner {
                     Err(failure) => Err(not_final(failure)),
                 }
             }
-            Finding::Foreign(Foreign { why, settled: false }) if !attempt.is_last() => Err(Failure::new(
+            Finding::Foreign(Foreign { why, settled: false }) if attempt + 1 < ATTEMPTS => Err(Failure::new(
                 Kind::OutcomeUnknown,
                 format!("{why}, or is volume {:?} in the making; repeat the request", plan.name),
             )),
-            Finding::Foreign(Foreign { why, settled }) => {
-                if !settled && attempt.unanswered.load(Ordering::Acquire) {
-                    let words = format!(
-                        "{why}; it may be what is left of an earlier attempt to make volume {:?}, and was not touched",
-                        plan.name
-                    );
-                    return Err(Failure::new(Kind::Unavailable, words));
-                }
-                E::sweep(calls, volume).await.map_err(not_final)?;
+            Finding::Foreign(Foreign { why, .. }) => {
+                self.sweep::<E>(calls, volume).await?;
                 Err(Failure::new(
                     Kind::Conflict,
                     format!("{why}; it is in the way of volume {:?} and was not touched", plan.name),
@@ -333,7 +357,7 @@ impl Inner {
             }
             Finding::Absent => {
                 if let Some(refused) = refused {
-                    E::sweep(calls, volume).await.map_err(not_final)?;
+                    self.sweep::<E>(calls, volume).await?;
                     return Err(refused);
                 }
                 let request = self.dataset::<E>(appliance, plan);
@@ -347,13 +371,13 @@ impl Inner {
                         // An earlier call of ours may have had its effect in between.
                         match self.find(appliance, calls, volume).await? {
                             Finding::Absent => {
-                                E::sweep(calls, volume).await.map_err(not_final)?;
+                                self.sweep::<E>(calls, volume).await?;
                                 Err(refused)
                             }
                             _ => Err(Failure::new(Kind::OutcomeUnknown, refused.message)),
                         }
                     }
-                    Err(error) => Err(no_answer(plan, attempt, &error)),
+                    Err(error) => Err(self.no_answer(volume, &error)),
                 }
             }
         }
@@ -382,6 +406,14 @@ impl Inner {
                 Err(Failure::new(Kind::Unavailable, words))
             }
         }
+    }
+
+    /// The failure of a create call without an answer.
+    fn no_answer(&self, volume: &Volume, error: &CallError) -> Failure {
+        if matches!(error, CallError::OutcomeUnknown { .. }) {
+            self.unanswered.note(&volume.id.to_string());
+        }
+        failed(&format!("creating dataset {}", volume.dataset), error)
     }
 
     fn created(&self, appliance: &Appliance, plan: &Plan, capacity_bytes: u64) -> Done {
@@ -481,12 +513,6 @@ fn refusal(plan: &Plan, error: &CallError) -> Failure {
         }
         _ => failure,
     }
-}
-
-/// The failure of a create call that was not answered; the attempts that follow know of it.
-fn no_answer(plan: &Plan, attempt: Attempt<'_>, error: &CallError) -> Failure {
-    attempt.unanswered.store(true, Ordering::Release);
-    failed(&format!("creating dataset {}", plan.volume.dataset), error)
 }
 
 /// A failure that leaves something half done must not be final.

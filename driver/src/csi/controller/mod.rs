@@ -14,6 +14,7 @@ mod list;
 mod lookup;
 mod publish;
 mod rpc;
+mod unanswered;
 mod unpublish;
 mod validate;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tns_csi_proto::csi::v1 as csi;
 use tokio::time::Instant;
 
+use crate::csi::controller::unanswered::Unanswered;
 use crate::csi::status::code;
 use crate::kubernetes::Kubernetes;
 use crate::observe::{Metrics, VolumeOperation};
@@ -68,6 +70,7 @@ struct Inner {
     /// By name; the default one has none.
     appliances: BTreeMap<Option<String>, Arc<Appliance>>,
     registry: Registry<Done, publish::Change>,
+    unanswered: Unanswered,
 }
 
 /// What an operation gives.
@@ -86,7 +89,14 @@ impl Service {
     pub fn new(options: ControllerOptions, client: truenas::Client) -> Self {
         let appliance = Arc::new(Appliance::new(None, client));
         let appliances = BTreeMap::from([(None, appliance)]);
-        Service { inner: Arc::new(Inner { options, appliances, registry: Registry::default() }) }
+        Service {
+            inner: Arc::new(Inner {
+                options,
+                appliances,
+                registry: Registry::default(),
+                unanswered: Unanswered::default(),
+            }),
+        }
     }
 
     /// Waits until no operation runs any more.

@@ -1,9 +1,10 @@
 //! Datasets as they were read last, for as long as the pool has not changed: starting `zfs` takes a quarter of a second
 //! in an emulated guest, and one creation of a volume reads the same few datasets again and again.
 //!
-//! The rule it keeps: what is given is what `zfs` would say now. Every change of a dataset or property, whoever makes it,
-//! is in a transaction group that was written before the changer hears of it, so nothing is given when another group was
-//! written since, nor when the backend itself changed anything.
+//! The rule it keeps: no change is missed of which its maker has heard. Every change of a dataset or property is in a
+//! transaction group that was written before the changer hears of it, so nothing is given when another group was written
+//! since, nor when the backend itself changed anything. Mounts and loaded keys are in no group: who changes them behind the
+//! backend's back is seen with the next group.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
