@@ -227,12 +227,19 @@ async fn multipath(_lab: &mut Lab) -> anyhow::Result<()> {
     let settings = "defaults {\n find_multipaths greedy\n user_friendly_names no\n polling_interval 1\n}\n\
                     blacklist {\n devnode \"^(vd|zd|nvme|loop)\"\n}\n";
     fs::write("/etc/multipath.conf", settings).context("writing /etc/multipath.conf")?;
-    run("multipathd", &[])?;
+    start_multipathd().await?;
     let outcome = multipath_steps(&node).await;
     let stopped = stop_multipathd().await;
     node.caller.stop().await?;
     let cleared = clear(&node.zvol).await;
     outcome.and(stopped).and(cleared)
+}
+
+/// It goes into the background before it listens, and a helper that does not find it listening makes one session.
+async fn start_multipathd() -> anyhow::Result<()> {
+    run("multipathd", &[])?;
+    let idle = || Ok(output("multipathd", &["show", "daemon"]).is_ok_and(|said| said.contains("idle")));
+    wait::until("multipathd, configured and idle", Duration::from_secs(60), idle).await
 }
 
 /// It may end before it has answered that it will, so only its end counts.
@@ -252,7 +259,7 @@ async fn multipath_steps(node: &Node) -> anyhow::Result<()> {
     let source = table.lines().find(|line| line.contains(&staging)).unwrap_or_default();
     ensure!(source.starts_with("/dev/dm-"), "it is mounted from {source:?}");
     let start = Instant::now();
-    // A login that is lost takes iscsid 15 s, or twice that; then the helper tries again, and its log says so.
+    // A login that is lost takes iscsid 15 s; then the helper tries again, and its log says so.
     let came = wait::until("the second session", Duration::from_secs(60), || {
         Ok(sessions_of(&node.initiator)?.len() == 2)
     })
