@@ -229,6 +229,7 @@ impl Iscsi {
     }
 
     async fn turn_after(&self, pause: Duration) -> Result<SemaphorePermit<'_>, AcquireError> {
+        // Back-off of a retry: the portal tells nobody when it can be reached.
         tokio::time::sleep(pause).await;
         self.slots_again.acquire().await
     }
